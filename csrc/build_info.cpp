@@ -1,0 +1,64 @@
+// tla_ops._build_info: what was compiled, what this machine runs, and the launch plans. No torch header comes in here.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "common/cpu_features.h"
+#include "common/plan.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::list split(const std::string& text) {
+  py::list items;
+  for (size_t begin = 0; begin < text.size();) {
+    size_t end = text.find(',', begin);
+    if (end == std::string::npos) end = text.size();
+    if (end > begin) items.append(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return items;
+}
+
+py::dict info() {
+  py::list runs;
+  for (py::handle isa : split(TLA_CPU_KERNELS))
+    if (tla::cpu_runs(isa.cast<std::string>())) runs.append(isa);
+  py::dict cpu;
+  cpu["compiled"] = split(TLA_CPU_KERNELS);
+  cpu["available"] = runs;
+  cpu["in_use"] = runs[0];
+  py::dict cuda;
+  cuda["built"] = std::string(TLA_CUDA_ARCHITECTURES) != "";
+  cuda["architectures"] = split(TLA_CUDA_ARCHITECTURES);
+  cuda["toolkit"] = TLA_CUDA_TOOLKIT;
+  cuda["reason"] = TLA_CUDA_REASON;
+  py::dict result;
+  result["version"] = TLA_VERSION;
+  result["compiler"] = TLA_COMPILER;
+  result["torch_abi"] = TLA_TORCH_ABI;
+  result["cpu"] = cpu;
+  result["cuda"] = cuda;
+  return result;
+}
+
+py::dict plan_search(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t threads) {
+  const tla::SearchPlan plan = tla::plan_search(anchors, candidates, dim, element_size, threads);
+  py::dict result;
+  result["anchor_block"] = plan.anchor_block;
+  result["tile"] = plan.tile;
+  result["blocks"] = plan.blocks;
+  result["splits"] = plan.splits;
+  result["split_size"] = plan.split_size;
+  return result;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_build_info, m) {
+  m.doc() = "What was compiled into this installation of tla_ops, and how it plans its launches.";
+  m.def("info", &info);
+  m.def("plan_search", &plan_search, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
+        py::arg("threads"));
+}

@@ -1,0 +1,62 @@
+#include "row_kernels.h"
+
+#include <atomic>
+#include <stdexcept>
+
+#include "../common/cpu_features.h"
+
+namespace tla::cpu {
+
+#define TLA_DECLARE(isa)                   \
+  namespace isa {                          \
+  extern const RowKernels<float> kFloat;   \
+  extern const RowKernels<double> kDouble; \
+  }
+TLA_DECLARE(plain)
+#ifdef TLA_HAVE_X86_KERNELS
+TLA_DECLARE(avx2)
+TLA_DECLARE(avx512)
+#endif
+#undef TLA_DECLARE
+
+namespace {
+
+struct Choice {
+  const char* name;
+  const RowKernels<float>* single;
+  const RowKernels<double>* twice;
+};
+
+const Choice kChoices[] = {
+#ifdef TLA_HAVE_X86_KERNELS
+    {"avx512", &avx512::kFloat, &avx512::kDouble},
+    {"avx2", &avx2::kFloat, &avx2::kDouble},
+#endif
+    {"plain", &plain::kFloat, &plain::kDouble},
+};
+
+const Choice* find(const std::string& name) {
+  for (const Choice& choice : kChoices)
+    if ((name.empty() || name == choice.name) && cpu_runs(choice.name)) return &choice;
+  throw std::invalid_argument("this machine does not run the instruction set: " + name);
+}
+
+std::atomic<const Choice*>& in_use() {
+  static std::atomic<const Choice*> choice{find("")};
+  return choice;
+}
+
+}  // namespace
+
+template <>
+const RowKernels<float>& row_kernels<float>() {
+  return *in_use().load(std::memory_order_relaxed)->single;
+}
+template <>
+const RowKernels<double>& row_kernels<double>() {
+  return *in_use().load(std::memory_order_relaxed)->twice;
+}
+
+std::string use_instruction_set(const std::string& name) { return in_use().exchange(find(name))->name; }
+
+}  // namespace tla::cpu

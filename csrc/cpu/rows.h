@@ -1,0 +1,157 @@
+// Rows of a tensor of any float type and any strides, read as contiguous rows of the type that is computed in, and the
+// sums, norms and distances of a pair of rows.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cmath>
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "../common/metric.h"
+#include "row_kernels.h"
+
+namespace tla::cpu {
+
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+inline Type type_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double:
+      return Type::kFloat64;
+    case ScalarType::Float:
+      return Type::kFloat32;
+    case ScalarType::BFloat16:
+      return Type::kBFloat16;
+    case ScalarType::Half:
+      return Type::kFloat16;
+    default:
+      throw std::invalid_argument("expected a float64, float32, bfloat16 or float16 tensor");
+  }
+}
+
+inline int64_t size_of(Type type) { return type == Type::kFloat64 ? 8 : type == Type::kFloat32 ? 4 : 2; }
+
+// A 2-D view: `rows` rows of `cols` elements. Strides count elements and may be anything, 0 included.
+struct Matrix {
+  const char* data = nullptr;
+  Type type = Type::kFloat32;
+  int64_t rows = 0, cols = 0, row_stride = 0, col_stride = 1;
+
+  template <class T>
+  bool contiguous_rows() const {
+    return type == (sizeof(T) == 8 ? Type::kFloat64 : Type::kFloat32) && (col_stride == 1 || cols == 1);
+  }
+
+  // Row i as T: in place where it already is that, otherwise converted into `scratch` (cols elements).
+  template <class T>
+  const T* row(int64_t i, T* scratch) const {
+    const char* p = data + i * row_stride * size_of(type);
+    if (contiguous_rows<T>()) return reinterpret_cast<const T*>(p);
+    row_kernels<T>().load(p, type, col_stride, cols, scratch);
+    return scratch;
+  }
+};
+
+inline Matrix matrix(const Tensor& t) {
+  return {static_cast<const char*>(t.const_data_ptr()), type_of(t), t.size(0), t.size(1), t.stride(0), t.stride(1)};
+}
+
+// Slice i of a 3-D tensor.
+inline Matrix slice(const Tensor& t, int64_t i) {
+  const Type type = type_of(t);
+  const char* data = static_cast<const char*>(t.const_data_ptr()) + i * t.stride(0) * size_of(type);
+  return {data, type, t.size(1), t.size(2), t.stride(1), t.stride(2)};
+}
+
+// `count` rows side by side in memory: the matrix itself where that is possible, a copy in `buffer` otherwise.
+template <class T>
+struct Block {
+  const T* data = nullptr;
+  int64_t stride = 0;
+  const T* row(int64_t i) const { return data + i * stride; }
+};
+
+template <class T, class RowOf>
+Block<T> gather(const Matrix& m, int64_t count, std::vector<T>& buffer, const RowOf& row_of) {
+  // Rows start on cache lines, and never a power of two apart, which would fold them onto few sets of the L1 cache.
+  const int64_t line = 64 / sizeof(T);
+  const int64_t stride = (m.cols + line - 1) / line * line + (m.cols % 256 == 0 ? line : 0);
+  buffer.resize(count * stride + line);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(buffer.data());
+  T* aligned = reinterpret_cast<T*>((address + 63) / 64 * 64);
+  for (int64_t i = 0; i < count; ++i) {
+    const T* row = m.row(row_of(i), aligned + i * stride);
+    if (row != aligned + i * stride) std::copy(row, row + m.cols, aligned + i * stride);
+  }
+  return {aligned, stride};
+}
+
+template <class T>
+Block<T> consecutive(const Matrix& m, int64_t first, int64_t count, std::vector<T>& buffer) {
+  if (m.contiguous_rows<T>()) return {m.row(first, static_cast<T*>(nullptr)), m.row_stride};
+  return gather(m, count, buffer, [first](int64_t i) { return first + i; });
+}
+
+inline Sum sum_of(Metric metric) {
+  if (is_cosine(metric)) return Sum::kDot;
+  return metric == Metric::kEuclidean ? Sum::kSquaredDifference : Sum::kMaxDifference;
+}
+
+template <class T>
+T pair_sum(Sum sum, const T* x, const T* y, int64_t d) {
+  T out;
+  row_kernels<T>().pairs(sum, x, d, 1, y, d, 1, d, &out, 1);
+  return out;
+}
+
+// |x|^2 from its float32 sum. What float32 cannot hold, or nearly loses, is added up again in double.
+template <class T>
+double squared_norm_from(T sum, const T* x, int64_t d) {
+  if (sum > 1e-30 && sum < kHugeSquaredNorm) return sum;
+  double exact = 0;
+  for (int64_t k = 0; k < d; ++k) exact += static_cast<double>(x[k]) * x[k];
+  return exact;
+}
+
+template <class T>
+double squared_norm(const T* x, int64_t d) {
+  T sum;
+  row_kernels<T>().squares(x, d, 1, d, &sum);
+  return squared_norm_from(sum, x, d);
+}
+
+// The sums of a pair from a sum that is already at hand. Where float32 may have overflowed, they are added up in double.
+template <class T>
+PairSums with_sum(Metric metric, T sum, const T* x, double x2, const T* y, double y2, int64_t d) {
+  if (metric == Metric::kChebyshev || (x2 < kHugeSquaredNorm && y2 < kHugeSquaredNorm)) return {sum, x2, y2};
+  PairSums exact{0, x2, y2};
+  for (int64_t k = 0; k < d; ++k) {
+    const double a = x[k], b = y[k];
+    exact.value += metric == Metric::kEuclidean ? (a - b) * (a - b) : a * b;
+  }
+  return exact;
+}
+
+template <class T>
+PairSums pair_sums(Metric metric, const T* x, double x2, const T* y, double y2, int64_t d) {
+  return with_sum(metric, pair_sum(sum_of(metric), x, y, d), x, x2, y, y2, d);
+}
+
+// Rows at a time a thread should take, so that a parallel region is worth its start.
+inline int64_t grain(int64_t work_per_row) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_row)); }
+
+inline Tensor empty(std::initializer_list<int64_t> size, ScalarType type) {
+  const std::vector<int64_t> sizes(size);
+  return torch::stable::empty(sizes, type, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+}
+
+// The type a problem is computed and its distances are returned in: float64 for float64 anchors, else float32.
+inline ScalarType result_type(const Tensor& anchor) {
+  return anchor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+}  // namespace tla::cpu

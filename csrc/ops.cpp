@@ -1,0 +1,29 @@
+// Every operator's schema. Kernels register themselves from cpu/ and cuda/; fake kernels and autograd are Python's.
+//
+// Shapes: anchor (B, D); positive (B, K, D), or a pool (N, D) where positive_index (B,) is given; candidates (M, D);
+// negative (N, D) picked from by negative_index (B,), or (B, D) without it. Labels and indices are int64; -1 is "none".
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(tla_ops, m) {
+  m.def(
+      "mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels, Tensor? positive,"
+      " Tensor? target_labels, Tensor? exclude, Tensor? uniform, str metric, str mining, bool same_class, bool fast)"
+      " -> (Tensor distance, Tensor index)");
+  m.def(
+      "triplet_adv_loss(Tensor anchor, Tensor positive, Tensor candidates, Tensor labels, Tensor candidate_labels,"
+      " Tensor? target_labels, Tensor? exclude, Tensor? uniform, float margin, float weight, float norm_weight,"
+      " str metric, str mining, str norm, str reduction, bool fast)"
+      " -> (Tensor loss, Tensor negative_index, Tensor positive_distance, Tensor negative_distance)");
+  m.def(
+      "triplet_loss(Tensor anchor, Tensor positive, Tensor negative, Tensor? positive_index, Tensor? negative_index,"
+      " float margin, float weight, float norm_weight, str metric, str norm, str reduction)"
+      " -> (Tensor loss, Tensor positive_distance, Tensor negative_distance)");
+  m.def(
+      "triplet_loss_backward(Tensor grad, Tensor anchor, Tensor positive, Tensor negative, Tensor? positive_index,"
+      " Tensor? negative_index, float margin, float weight, float norm_weight, str metric, str norm, str reduction,"
+      " bool need_anchor, bool need_positive, bool need_negative, bool sparse) -> (Tensor, Tensor, Tensor)");
+  m.def("cdist(Tensor x1, Tensor x2, str metric) -> Tensor");
+  m.def(
+      "cdist_backward(Tensor grad, Tensor x1, Tensor x2, str metric, bool need_x1, bool need_x2)"
+      " -> (Tensor, Tensor)");
+}

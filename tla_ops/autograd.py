@@ -1,0 +1,189 @@
+"""The ``torch.autograd.Function``s: a forward operator, a backward operator, and what is saved between.
+
+Backward computes distances again from the rows, so that only inputs and picks are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import ops
+
+
+class TripletOptions(NamedTuple):
+    """The scalars of a triplet loss, in the order of the operators' schemas."""
+
+    margin: float
+    weight: float
+    norm_weight: float
+    metric: str
+    norm: str
+    reduction: str
+
+
+class MineOptions(NamedTuple):
+    """How the negative is mined: the operators' remaining arguments."""
+
+    target_labels: Tensor | None
+    exclude: Tensor | None
+    uniform: Tensor | None
+    mining: str
+    fast: bool
+
+
+class _NoDoubleBackward(torch.autograd.Function):
+    """The identity on gradients; differentiating it is the error that says so."""
+
+    @staticmethod
+    def forward(grad: Tensor, *inputs: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "tla_ops: double backward is not supported; use the same function in "
+            "tla_ops.reference where second derivatives are needed"
+        )
+
+
+def _once(grad: Tensor, *inputs: Tensor) -> Tensor:
+    """Ties `grad` to the inputs, so that a second derivative meets the error, not a silent zero."""
+    return _NoDoubleBackward.apply(grad, *inputs) if torch.is_grad_enabled() else grad
+
+
+class TripletAdvLoss(torch.autograd.Function):
+    """Mining and loss in one operator. Returns (loss, negative_index, positive and negative distance)."""
+
+    @staticmethod
+    def forward(
+        anchor: Tensor,
+        positive: Tensor,
+        candidates: Tensor,
+        labels: Tensor,
+        candidate_labels: Tensor,
+        mine: MineOptions,
+        options: TripletOptions,
+        sparse_grad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        o = options
+        return ops.triplet_adv_loss(
+            *(anchor, positive, candidates, labels, candidate_labels),
+            *(mine.target_labels, mine.exclude, mine.uniform),
+            *(o.margin, o.weight, o.norm_weight, o.metric, mine.mining, o.norm, o.reduction),
+            mine.fast,
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        anchor, positive, candidates, _, _, _, ctx.options, ctx.sparse_grad = inputs
+        _, index, *distances = output
+        ctx.mark_non_differentiable(index, *distances)
+        ctx.save_for_backward(anchor, positive, candidates, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        anchor, positive, candidates, index = ctx.saved_tensors
+        grad = _once(grad, anchor, positive, candidates)
+        needs = ctx.needs_input_grad[:3]
+        grads: list[Tensor | None] = list(
+            ops.triplet_loss_backward(
+                *(grad, anchor, positive, candidates, None, index),
+                *(*ctx.options, *needs, ctx.sparse_grad),
+            )
+        )
+        if needs[2] and ctx.sparse_grad:
+            grads[2] = _sparse_rows(grads[2], index, candidates)
+        return *_where_needed(grads, needs), None, None, None, None, None
+
+
+def _sparse_rows(rows: Tensor | None, index: Tensor, like: Tensor) -> Tensor:
+    """Rows (B, D) at `index`, as ``nn.Embedding`` gives; rows of anchors without a pick are zero."""
+    assert rows is not None
+    if like.shape[0] == 0:
+        rows, index = rows[:0], index[:0]
+    return torch.sparse_coo_tensor(
+        index.clamp(min=0).unsqueeze(0), rows, like.shape, check_invariants=False
+    )
+
+
+def _where_needed(grads: Any, needs: tuple[bool, ...]) -> list[Tensor | None]:
+    return [grad if need else None for grad, need in zip(grads, needs, strict=True)]
+
+
+class TripletLoss(torch.autograd.Function):
+    """The loss of given triplets. Returns (loss, positive distance, negative distance)."""
+
+    @staticmethod
+    def forward(
+        anchor: Tensor, positive: Tensor, negative: Tensor, options: TripletOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return ops.triplet_loss(anchor, positive, negative, None, None, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        *tensors, ctx.options = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:3]
+        grads = ops.triplet_loss_backward(
+            _once(grad, *tensors), *tensors, None, None, *ctx.options, *needs, False
+        )
+        return *_where_needed(grads, needs), None
+
+
+class BatchHardTripletLoss(torch.autograd.Function):
+    """The loss of triplets picked from one batch by the indices given. Returns the loss."""
+
+    @staticmethod
+    def forward(
+        embeddings: Tensor, positive_index: Tensor, negative_index: Tensor, options: TripletOptions
+    ) -> Tensor:
+        e = embeddings
+        return ops.triplet_loss(e, e, e, positive_index, negative_index, *options)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        *tensors, ctx.options = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        e, positive_index, negative_index = ctx.saved_tensors
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        as_anchor, as_positive, as_negative = ops.triplet_loss_backward(
+            *(_once(grad, e), e, e, e, positive_index, negative_index),
+            *(*ctx.options, True, True, True, False),
+        )
+        return as_anchor + as_positive + as_negative, None, None, None
+
+
+class Cdist(torch.autograd.Function):
+    """The matrix of distances of (N, B, D) and (N, M, D)."""
+
+    @staticmethod
+    def forward(x1: Tensor, x2: Tensor, metric: str) -> Tensor:
+        return ops.cdist(x1, x2, metric)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        *tensors, ctx.metric = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x1, x2 = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:2]
+        grads = ops.cdist_backward(_once(grad, x1, x2), x1, x2, ctx.metric, *needs)
+        return *_where_needed(grads, needs), None
