@@ -5,6 +5,7 @@ Backward computes distances again from the rows, so that only inputs and picks a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,11 +36,11 @@ class MineOptions(NamedTuple):
 
 
 class _NoDoubleBackward(torch.autograd.Function):
-    """The identity on gradients; differentiating it is the error that says so."""
+    """The identity on a gradient, tied to what it was computed from; differentiating it is an error."""
 
     @staticmethod
-    def forward(grad: Tensor, *inputs: Tensor) -> Tensor:
-        return grad.view_as(grad)
+    def forward(gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.detach()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -53,9 +54,17 @@ class _NoDoubleBackward(torch.autograd.Function):
         )
 
 
-def _once(grad: Tensor, *inputs: Tensor) -> Tensor:
-    """Ties `grad` to the inputs, so that a second derivative meets the error, not a silent zero."""
-    return _NoDoubleBackward.apply(grad, *inputs) if torch.is_grad_enabled() else grad
+def _first_order(
+    gradients: Sequence[Tensor], needed: Sequence[bool], *sources: Tensor
+) -> list[Tensor | None]:
+    """The gradients asked for. Under create_graph a second backward meets an error, not a zero."""
+    if torch.is_grad_enabled():
+        gradients = [_NoDoubleBackward.apply(g, *sources) for g in gradients]
+    return [g if need else None for g, need in zip(gradients, needed, strict=True)]
+
+
+def _detached(*tensors: Tensor) -> list[Tensor]:
+    return [t.detach() for t in tensors]
 
 
 class TripletAdvLoss(torch.autograd.Function):
@@ -89,32 +98,24 @@ class TripletAdvLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        anchor, positive, candidates, index = ctx.saved_tensors
-        grad = _once(grad, anchor, positive, candidates)
+        *tensors, index = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        grads: list[Tensor | None] = list(
-            ops.triplet_loss_backward(
-                *(grad, anchor, positive, candidates, None, index),
-                *(*ctx.options, *needs, ctx.sparse_grad),
-            )
+        grads = ops.triplet_loss_backward(
+            *(*_detached(grad, *tensors), None, index),
+            *(*ctx.options, *needs, ctx.sparse_grad),
         )
         if needs[2] and ctx.sparse_grad:
-            grads[2] = _sparse_rows(grads[2], index, candidates)
-        return *_where_needed(grads, needs), None, None, None, None, None
+            grads = (*grads[:2], _sparse_rows(grads[2], index, tensors[2]))
+        return *_first_order(grads, needs, grad, *tensors), None, None, None, None, None
 
 
-def _sparse_rows(rows: Tensor | None, index: Tensor, like: Tensor) -> Tensor:
+def _sparse_rows(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Rows (B, D) at `index`, as ``nn.Embedding`` gives; rows of anchors without a pick are zero."""
-    assert rows is not None
     if like.shape[0] == 0:
         rows, index = rows[:0], index[:0]
     return torch.sparse_coo_tensor(
         index.clamp(min=0).unsqueeze(0), rows, like.shape, check_invariants=False
     )
-
-
-def _where_needed(grads: Any, needs: tuple[bool, ...]) -> list[Tensor | None]:
-    return [grad if need else None for grad, need in zip(grads, needs, strict=True)]
 
 
 class TripletLoss(torch.autograd.Function):
@@ -137,9 +138,9 @@ class TripletLoss(torch.autograd.Function):
         tensors = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
         grads = ops.triplet_loss_backward(
-            _once(grad, *tensors), *tensors, None, None, *ctx.options, *needs, False
+            *_detached(grad, *tensors), None, None, *ctx.options, *needs, False
         )
-        return *_where_needed(grads, needs), None
+        return *_first_order(grads, needs, grad, *tensors), None
 
 
 class BatchHardTripletLoss(torch.autograd.Function):
@@ -159,14 +160,13 @@ class BatchHardTripletLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        e, positive_index, negative_index = ctx.saved_tensors
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
+        embeddings, *picks = ctx.saved_tensors
+        g, e = _detached(grad, embeddings)
         as_anchor, as_positive, as_negative = ops.triplet_loss_backward(
-            *(_once(grad, e), e, e, e, positive_index, negative_index),
-            *(*ctx.options, True, True, True, False),
+            *(g, e, e, e, *picks), *(*ctx.options, True, True, True, False)
         )
-        return as_anchor + as_positive + as_negative, None, None, None
+        total = as_anchor + as_positive + as_negative
+        return *_first_order([total], [True], grad, embeddings), None, None, None
 
 
 class Cdist(torch.autograd.Function):
@@ -185,5 +185,5 @@ class Cdist(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x1, x2 = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
-        grads = ops.cdist_backward(_once(grad, x1, x2), x1, x2, ctx.metric, *needs)
-        return *_where_needed(grads, needs), None
+        grads = ops.cdist_backward(*_detached(grad, x1, x2), ctx.metric, *needs)
+        return *_first_order(grads, needs, grad, x1, x2), None

@@ -24,15 +24,22 @@ struct PairSums {
 // Below this squared norm a vector has no direction: its cosine to everything is 0 (norms are clamped at 1e-12).
 inline constexpr double kTinySquaredNorm = 1e-24;
 
-// Float32 sums of squares and products cannot overflow below this squared norm.
-inline constexpr double kHugeSquaredNorm = 1e36;
+// Sums of squares and products in T cannot overflow between rows of less than this squared norm.
+template <class T>
+inline constexpr double kHugeSquaredNorm = sizeof(T) == 4 ? 1e36 : 1e300;
 
 TLA_HD inline bool is_cosine(Metric metric) { return metric == Metric::kAngular || metric == Metric::kCosine; }
 
-// Cosine; NaN stays NaN. For x == y, sqrt(x2 * x2) is x2 exactly, so the distance is exactly 0.
+// |x| |y|. For equal norms sqrt(x2 * x2) is x2 exactly, so that a vector's distance to itself is exactly 0.
+TLA_HD inline double product_of_norms(const PairSums& s) {
+  const double product = s.x2 * s.y2;
+  return product > 1e-300 && product < 1e300 ? std::sqrt(product) : std::sqrt(s.x2) * std::sqrt(s.y2);
+}
+
+// Cosine; NaN stays NaN.
 TLA_HD inline double cosine(const PairSums& s) {
   if (s.x2 < kTinySquaredNorm || s.y2 < kTinySquaredNorm) return 0 * (s.x2 + s.y2);
-  return s.value / std::sqrt(s.x2 * s.y2);
+  return s.value / product_of_norms(s);
 }
 
 TLA_HD inline double distance(Metric metric, const PairSums& s) {
@@ -61,7 +68,7 @@ TLA_HD inline PairGradient gradient(Metric metric, const PairSums& s) {
     if (s.value != 0) g.difference = 1 / std::sqrt(s.value);  // the subgradient at 0 is 0
   } else if (is_cosine(metric)) {
     if (s.x2 < kTinySquaredNorm || s.y2 < kTinySquaredNorm) return g;
-    const double scale = 1 / std::sqrt(s.x2 * s.y2);
+    const double scale = 1 / product_of_norms(s);
     const double cos = s.value * scale;
     double sign = 1;
     if (metric == Metric::kAngular) sign = cos > 0 ? 1 : cos < 0 ? -1 : 0 * cos;  // 0 at 0, NaN at NaN

@@ -108,10 +108,10 @@ T pair_sum(Sum sum, const T* x, const T* y, int64_t d) {
   return out;
 }
 
-// |x|^2 from its float32 sum. What float32 cannot hold, or nearly loses, is added up again in double.
+// |x|^2 from its sum in T. What T cannot hold, or nearly loses to underflow, is added up again in double.
 template <class T>
 double squared_norm_from(T sum, const T* x, int64_t d) {
-  if (sum > 1e-30 && sum < kHugeSquaredNorm) return sum;
+  if (sum > 1e-30 && sum < kHugeSquaredNorm<T>) return sum;
   double exact = 0;
   for (int64_t k = 0; k < d; ++k) exact += static_cast<double>(x[k]) * x[k];
   return exact;
@@ -124,10 +124,10 @@ double squared_norm(const T* x, int64_t d) {
   return squared_norm_from(sum, x, d);
 }
 
-// The sums of a pair from a sum that is already at hand. Where float32 may have overflowed, they are added up in double.
+// The sums of a pair from a sum that is already at hand. Where T may have overflowed, they are added up in double.
 template <class T>
 PairSums with_sum(Metric metric, T sum, const T* x, double x2, const T* y, double y2, int64_t d) {
-  if (metric == Metric::kChebyshev || (x2 < kHugeSquaredNorm && y2 < kHugeSquaredNorm)) return {sum, x2, y2};
+  if (metric == Metric::kChebyshev || (x2 < kHugeSquaredNorm<T> && y2 < kHugeSquaredNorm<T>)) return {sum, x2, y2};
   PairSums exact{0, x2, y2};
   for (int64_t k = 0; k < d; ++k) {
     const double a = x[k], b = y[k];

@@ -43,9 +43,9 @@ struct Row {
       relative = 8 * kRoundoff<T>;
       limit = above * above * (1 - relative);
     }
-    if (std::isfinite(above) && std::fabs(limit) < kHugeSquaredNorm) low = static_cast<T>(limit);
+    if (std::isfinite(above) && std::fabs(limit) < kHugeSquaredNorm<T>) low = static_cast<T>(limit);
     // A norm that float32 sums may not survive: look at every candidate.
-    if (metric != Metric::kChebyshev && !(x2 < kHugeSquaredNorm)) high = std::numeric_limits<T>::quiet_NaN();
+    if (metric != Metric::kChebyshev && !(x2 < kHugeSquaredNorm<T>)) high = std::numeric_limits<T>::quiet_NaN();
   }
 
   void improve(T score) {
@@ -76,7 +76,7 @@ struct Tile {
       if (metric == Metric::kChebyshev) continue;
       y2[j] = squared_norm_from(squares[j], rows.row(j), d);
       if (is_cosine(metric)) weight[j] = y2[j] < kTinySquaredNorm ? 0 : static_cast<T>(-sign / std::sqrt(y2[j]));
-      if (!(y2[j] < kHugeSquaredNorm)) weight[j] = std::numeric_limits<T>::quiet_NaN();  // always a hit
+      if (!(y2[j] < kHugeSquaredNorm<T>)) weight[j] = std::numeric_limits<T>::quiet_NaN();  // always a hit
     }
   }
 };
