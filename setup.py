@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def torch_directory() -> Path:
-    """Where torch is installed; it is not imported, so that a broken GPU driver cannot break a build."""
+    """Where torch is; not imported, so that a broken GPU driver cannot break a build."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(
@@ -52,7 +52,7 @@ class CMakeBuild(build_ext):
             "TLA_CUDA": os.environ.get("TLA_OPS_CUDA", "auto"),
         }
         cmake = require("cmake")
-        # A build folder remembers the compilers and the torch of its first run, which may be gone: start afresh.
+        # A build folder remembers the compilers and the torch of its first run, which may be gone.
         (build / "CMakeCache.txt").unlink(missing_ok=True)
         subprocess.run(
             [

@@ -26,4 +26,6 @@ STABLE_TORCH_LIBRARY(tla_ops, m) {
   m.def(
       "cdist_backward(Tensor grad, Tensor x1, Tensor x2, str metric, bool need_x1, bool need_x2)"
       " -> (Tensor, Tensor)");
+  // Makes the CPU kernels use "avx512", "avx2" or "plain" code, "" for the best; returns the one in use before.
+  m.def("use_instruction_set(str name) -> str");
 }

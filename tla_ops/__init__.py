@@ -9,11 +9,10 @@ from ._library import build_info
 from .functional import (
     batch_hard_triplet_loss,
     cdist,
-    mine_negatives,
-    mine_positives,
     triplet_adv_loss,
     triplet_loss,
 )
+from .mining import mine_negatives, mine_positives
 from .modules import FeatureBank, TripletAdvLoss
 from .types import BatchHardDetails, TripletLossDetails
 

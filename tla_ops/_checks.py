@@ -1,4 +1,4 @@
-"""Argument checks: ValueError or TypeError before anything is launched, naming argument, expected and got."""
+"""Argument checks: errors before any launch, naming the argument, what was expected and got."""
 
 from __future__ import annotations
 
@@ -100,9 +100,10 @@ def number(where: str, name: str, value: Any) -> float:
     """Any finite number; a negative margin is one (triplets may then violate the order by it)."""
     if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value):
+    # Under torch.compile a number may be symbolic: its value is not known here.
+    if not torch.compiler.is_compiling() and not math.isfinite(value):
         raise ValueError(f"{where}: {name} must be finite, got {value}")
-    return float(value)
+    return value if isinstance(value, float) else float(value)
 
 
 def choice(where: str, name: str, value: Any, known: tuple) -> None:
@@ -125,3 +126,26 @@ def generator_device(where: str, generator: Any, anchor: Tensor) -> None:
         raise ValueError(
             f"{where}: generator must be on {anchor.device} as anchor is, got {generator.device}"
         )
+
+
+def pool(
+    where: str,
+    anchor: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    candidate_labels: Tensor,
+    target_labels: Tensor | None,
+    exclude: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Checks the candidates and every row's labels and indices, which come back as int64."""
+    rows_like(where, "candidates", candidates, anchor)
+    rows, count = anchor.shape[0], candidates.shape[0]
+    labels = integers(where, "labels", labels, rows, "anchor", anchor)
+    candidate_labels = integers(
+        where, "candidate_labels", candidate_labels, count, "candidates", anchor
+    )
+    if target_labels is not None:
+        target_labels = integers(where, "target_labels", target_labels, rows, "anchor", anchor)
+    if exclude is not None:
+        exclude = integers(where, "exclude", exclude, rows, "anchor", anchor)
+    return labels, candidate_labels, target_labels, exclude

@@ -1,4 +1,4 @@
-"""The ``torch.autograd.Function``s: a forward operator, a backward operator, and what is saved between.
+"""The autograd Functions: a forward operator, a backward operator, and what is saved between.
 
 Backward computes distances again from the rows, so that only inputs and picks are kept.
 """
@@ -36,7 +36,7 @@ class MineOptions(NamedTuple):
 
 
 class _NoDoubleBackward(torch.autograd.Function):
-    """The identity on a gradient, tied to what it was computed from; differentiating it is an error."""
+    """The identity on a gradient, tied to its sources: differentiating it is an error."""
 
     @staticmethod
     def forward(gradient: Tensor, *sources: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def _detached(*tensors: Tensor) -> list[Tensor]:
 
 
 class TripletAdvLoss(torch.autograd.Function):
-    """Mining and loss in one operator. Returns (loss, negative_index, positive and negative distance)."""
+    """Mining and loss in one operator: (loss, negative_index, positive and negative distance)."""
 
     @staticmethod
     def forward(
@@ -83,11 +83,10 @@ class TripletAdvLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         o = options
         return ops.triplet_adv_loss(
-            *(anchor, positive, candidates, labels, candidate_labels),
-            *(mine.target_labels, mine.exclude, mine.uniform),
-            *(o.margin, o.weight, o.norm_weight, o.metric, mine.mining, o.norm, o.reduction),
-            mine.fast,
-        )
+            anchor, positive, candidates, labels, candidate_labels, mine.target_labels,
+            mine.exclude, mine.uniform, o.margin, o.weight, o.norm_weight, o.metric, mine.mining,
+            o.norm, o.reduction, mine.fast,
+        )  # fmt: skip
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -101,8 +100,7 @@ class TripletAdvLoss(torch.autograd.Function):
         *tensors, index = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
         grads = ops.triplet_loss_backward(
-            *(*_detached(grad, *tensors), None, index),
-            *(*ctx.options, *needs, ctx.sparse_grad),
+            *_detached(grad, *tensors), None, index, *ctx.options, *needs, ctx.sparse_grad
         )
         if needs[2] and ctx.sparse_grad:
             grads = (*grads[:2], _sparse_rows(grads[2], index, tensors[2]))
@@ -110,7 +108,7 @@ class TripletAdvLoss(torch.autograd.Function):
 
 
 def _sparse_rows(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """Rows (B, D) at `index`, as ``nn.Embedding`` gives; rows of anchors without a pick are zero."""
+    """Rows (B, D) at `index`, as ``nn.Embedding`` gives; zero for anchors without a pick."""
     if like.shape[0] == 0:
         rows, index = rows[:0], index[:0]
     return torch.sparse_coo_tensor(
@@ -163,7 +161,7 @@ class BatchHardTripletLoss(torch.autograd.Function):
         embeddings, *picks = ctx.saved_tensors
         g, e = _detached(grad, embeddings)
         as_anchor, as_positive, as_negative = ops.triplet_loss_backward(
-            *(g, e, e, e, *picks), *(*ctx.options, True, True, True, False)
+            g, e, e, e, *picks, *ctx.options, True, True, True, False
         )
         total = as_anchor + as_positive + as_negative
         return *_first_order([total], [True], grad, embeddings), None, None, None

@@ -1,64 +1,16 @@
-"""The public functions: argument checks, documentation, and the choice of what runs."""
+"""The losses and cdist: argument checks, documentation, and the choice of what runs."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _checks as check
-from . import _library, autograd, ops, reference
+from . import autograd, ops, reference
+from ._dispatch import has_kernels, is_fast, uniform_draws, with_positives_dim
 from .types import BatchHardDetails, TripletLossDetails
-
-_warned: set[str] = set()
-
-
-def _has_kernels(x: Tensor) -> bool:
-    """Whether compiled operators take this tensor; False means that plain PyTorch runs, said once."""
-    kind = x.device.type
-    if kind in ("cpu", "meta"):
-        return True
-    if kind == "cuda":
-        if _library.has_cuda_kernels():
-            return True
-        raise RuntimeError(_library.missing_cuda_message())
-    if kind not in _warned:
-        _warned.add(kind)
-        warnings.warn(
-            f"tla_ops has no kernels for {kind} devices: plain PyTorch (tla_ops.reference) runs",
-            stacklevel=3,
-        )
-    return False
-
-
-@torch.compiler.assume_constant_result
-def _float32_matmul_is_exact() -> bool:
-    try:
-        return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:  # raised once the newer fp32_precision settings were used
-        return True
-
-
-def _is_fast(where: str, precision: str | None) -> bool:
-    check.choice(where, "precision", precision, check.PRECISIONS)
-    return not _float32_matmul_is_exact() if precision is None else precision == "fast"
-
-
-def _uniform(
-    where: str, mining: str, anchor: Tensor, generator: torch.Generator | None
-) -> Tensor | None:
-    """One number in [0, 1) a row for random mining, the same on every device for the same draw."""
-    if generator is not None:
-        if torch.compiler.is_compiling():
-            raise ValueError(f"{where}: generator must be None under torch.compile")
-        check.generator_device(where, generator, anchor)
-    if mining != "random":
-        return None
-    return torch.rand(
-        anchor.shape[0], dtype=torch.float64, device=anchor.device, generator=generator
-    )
 
 
 def triplet_adv_loss(
@@ -138,28 +90,26 @@ def triplet_adv_loss(
     where = "triplet_adv_loss"
     metric = check.metric(where, metric)
     check.choice(where, "mining", mining, check.NEGATIVE_MINING)
-    options = _options(where, margin, weight, norm_weight, metric, norm, reduction)
+    options = _loss_options(where, margin, weight, norm_weight, metric, norm, reduction)
     check.anchors(where, "anchor", anchor)
     check.positives(where, positive, anchor)
-    labels, candidate_labels, target_labels, exclude = _pool(
+    labels, candidate_labels, target_labels, exclude = check.pool(
         where, anchor, candidates, labels, candidate_labels, target_labels, exclude
     )
-    fast = _is_fast(where, precision)
+    fast = is_fast(where, precision)
     if sparse_grad and torch.compiler.is_compiling():
         raise ValueError(f"{where}: sparse_grad must be False under torch.compile")
-    if not _has_kernels(anchor):
+    if not has_kernels(anchor):
         return reference.triplet_adv_loss(
-            *(anchor, positive, candidates, labels, candidate_labels),
-            **options._asdict(),
-            **{"mining": mining, "target_labels": target_labels, "exclude": exclude},
-            **{"generator": generator, "return_details": return_details},
-        )
-    uniform = _uniform(where, mining, anchor, generator)
+            anchor, positive, candidates, labels, candidate_labels, **options._asdict(),
+            mining=mining, target_labels=target_labels, exclude=exclude, generator=generator,
+            return_details=return_details,
+        )  # fmt: skip
+    uniform = uniform_draws(where, mining, anchor, generator)
     details = autograd.TripletAdvLoss.apply(
-        *(anchor, _with_positives_dim(positive), candidates, labels, candidate_labels),
-        autograd.MineOptions(target_labels, exclude, uniform, mining, fast),
-        *(options, sparse_grad),
-    )
+        anchor, with_positives_dim(positive), candidates, labels, candidate_labels,
+        autograd.MineOptions(target_labels, exclude, uniform, mining, fast), options, sparse_grad,
+    )  # fmt: skip
     return TripletLossDetails(*details) if return_details else details[0]
 
 
@@ -195,7 +145,7 @@ def triplet_loss(
     Gradients reach all three tensors, in their dtypes.
     """
     where = "triplet_loss"
-    options = _options(
+    options = _loss_options(
         where, margin, weight, norm_weight, check.metric(where, metric), norm, reduction
     )
     check.anchors(where, "anchor", anchor)
@@ -207,100 +157,17 @@ def triplet_loss(
             f"got {check.shape(negative)}"
         )
     check.same_device(where, "negative", negative, "anchor", anchor)
-    if not _has_kernels(anchor):
+    if not has_kernels(anchor):
         return reference.triplet_loss(
             anchor, positive, negative, **options._asdict(), return_details=return_details
         )
     loss, positive_distance, negative_distance = autograd.TripletLoss.apply(
-        anchor, _with_positives_dim(positive), negative, options
+        anchor, with_positives_dim(positive), negative, options
     )
     if not return_details:
         return loss
     index = torch.arange(anchor.shape[0], device=anchor.device)
     return TripletLossDetails(loss, index, positive_distance, negative_distance)
-
-
-def mine_negatives(
-    anchor: Tensor,
-    candidates: Tensor,
-    labels: Tensor,
-    candidate_labels: Tensor,
-    *,
-    mining: str = "hardest",
-    metric: str = "angular",
-    positive: Tensor | None = None,
-    target_labels: Tensor | None = None,
-    exclude: Tensor | None = None,
-    precision: str | None = None,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Each anchor's negative among the candidates of another class, as the TLA paper mines it.
-
-    Args:
-        anchor: (B, D) features.
-        candidates: (M, D) features.
-        labels: (B,) integer classes; candidate_labels: (M,).
-        mining, metric, target_labels, exclude, precision, generator: as for
-            :func:`triplet_adv_loss`.
-        positive: (B, D) or (B, K, D), needed by ``mining="semihard"`` and used by it alone.
-
-    Returns:
-        (distance, index), each (B,): float32 (float64 for float64 anchors), detached; int64. Ties
-        go to the lowest index; a NaN distance ranks hardest; a row without any negative has +inf
-        and -1.
-
-    Raises:
-        ValueError, TypeError: an argument's shape, dtype, device or value, by name.
-    """
-    where = "mine_negatives"
-    check.choice(where, "mining", mining, check.NEGATIVE_MINING)
-    check.anchors(where, "anchor", anchor)
-    if positive is not None:
-        check.positives(where, positive, anchor)
-    elif mining == "semihard":
-        raise ValueError(f'{where}: positive must be given for mining="semihard", got None')
-    return _mine(
-        where, anchor, candidates, labels, candidate_labels, mining, metric, positive,
-        target_labels, exclude, precision, generator, same_class=False,
-    )  # fmt: skip
-
-
-def mine_positives(
-    anchor: Tensor,
-    candidates: Tensor,
-    labels: Tensor,
-    candidate_labels: Tensor,
-    *,
-    mining: str = "hardest",
-    metric: str = "angular",
-    exclude: Tensor | None = None,
-    precision: str | None = None,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Each anchor's positive among the candidates of its own class.
-
-    Args:
-        anchor: (B, D) features.
-        candidates: (M, D) features.
-        labels: (B,) integer classes; candidate_labels: (M,).
-        mining: ``"hardest"`` the farthest (Hermans et al. 2017), ``"easiest"`` the nearest,
-            ``"random"`` any, uniformly.
-        metric, exclude, precision, generator: as for :func:`triplet_adv_loss`; exclude the
-            anchor's own row where anchors are part of the pool.
-
-    Returns:
-        (distance, index) as for :func:`mine_negatives`; +inf and -1 where no other has the class.
-
-    Raises:
-        ValueError, TypeError: an argument's shape, dtype, device or value, by name.
-    """
-    where = "mine_positives"
-    check.choice(where, "mining", mining, check.POSITIVE_MINING)
-    check.anchors(where, "anchor", anchor)
-    return _mine(
-        where, anchor, candidates, labels, candidate_labels, mining, metric, None, None, exclude,
-        precision, generator, same_class=True,
-    )  # fmt: skip
 
 
 def batch_hard_triplet_loss(
@@ -344,25 +211,23 @@ def batch_hard_triplet_loss(
     """
     where = "batch_hard_triplet_loss"
     metric = check.metric(where, metric)
-    options = _options(where, margin, weight, norm_weight, metric, norm, reduction)
+    options = _loss_options(where, margin, weight, norm_weight, metric, norm, reduction)
     check.choice(where, "mining", mining, check.NEGATIVE_MINING)
     check.choice(where, "positive_mining", positive_mining, check.POSITIVE_MINING)
     check.anchors(where, "embeddings", embeddings)
     labels = check.integers(
         where, "labels", labels, embeddings.shape[0], "embeddings", embeddings, "embeddings"
     )
-    fast = _is_fast(where, precision)
-    if not _has_kernels(embeddings):
+    fast = is_fast(where, precision)
+    if not has_kernels(embeddings):
         return reference.batch_hard_triplet_loss(
-            *(embeddings, labels),
-            **options._asdict(),
-            **{"mining": mining, "positive_mining": positive_mining},
-            **{"generator": generator, "return_details": return_details},
-        )
+            embeddings, labels, **options._asdict(), mining=mining,
+            positive_mining=positive_mining, generator=generator, return_details=return_details,
+        )  # fmt: skip
     pool = embeddings.detach()
     own = torch.arange(pool.shape[0], device=pool.device)
     rest = (pool, pool, labels, labels)
-    uniform = _uniform(where, positive_mining, pool, generator)
+    uniform = uniform_draws(where, positive_mining, pool, generator)
     positive_distance, positive_index = ops.mine(
         *rest, None, None, own, uniform, metric, positive_mining, True, fast
     )
@@ -371,7 +236,7 @@ def batch_hard_triplet_loss(
         # A row without a positive has nothing to be farther than: NaN makes it fall back.
         mined = pool[positive_index.clamp(min=0)]
         positive = torch.where((positive_index >= 0)[:, None], mined, torch.nan).unsqueeze(1)
-    uniform = _uniform(where, mining, pool, generator)
+    uniform = uniform_draws(where, mining, pool, generator)
     negative_distance, negative_index = ops.mine(
         *rest, positive, None, None, uniform, metric, mining, False, fast
     )
@@ -416,7 +281,7 @@ def cdist(x1: Tensor, x2: Tensor, *, metric: str = "angular") -> Tensor:
             f"{where}: x2 must have leading dimensions that broadcast with x1 {check.shape(x1)}, "
             f"got {check.shape(x2)}"
         ) from None
-    if not _has_kernels(x1):
+    if not has_kernels(x1):
         return reference.cdist(x1, x2, metric=metric)
     rows, columns, dim = x1.shape[-2], x2.shape[-2], x1.shape[-1]
     x1 = x1.expand(*batch, rows, dim).reshape(-1, rows, dim) if batch else x1.unsqueeze(0)
@@ -424,7 +289,7 @@ def cdist(x1: Tensor, x2: Tensor, *, metric: str = "angular") -> Tensor:
     return autograd.Cdist.apply(x1, x2, metric).reshape(*batch, rows, columns)
 
 
-def _options(
+def _loss_options(
     where: str,
     margin: float,
     weight: float,
@@ -439,70 +304,7 @@ def _options(
         check.number(where, "margin", margin),
         check.number(where, "weight", weight),
         check.number(where, "norm_weight", norm_weight),
-        *(metric, norm, reduction),
+        metric,
+        norm,
+        reduction,
     )
-
-
-def _pool(
-    where: str,
-    anchor: Tensor,
-    candidates: Tensor,
-    labels: Tensor,
-    candidate_labels: Tensor,
-    target_labels: Tensor | None,
-    exclude: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Checks candidates and labels; labels come back as int64."""
-    check.rows_like(where, "candidates", candidates, anchor)
-    rows, pool = anchor.shape[0], candidates.shape[0]
-    labels = check.integers(where, "labels", labels, rows, "anchor", anchor)
-    candidate_labels = check.integers(
-        where, "candidate_labels", candidate_labels, pool, "candidates", anchor
-    )
-    if target_labels is not None:
-        target_labels = check.integers(where, "target_labels", target_labels, rows, "anchor", anchor)
-    if exclude is not None:
-        exclude = check.integers(where, "exclude", exclude, rows, "anchor", anchor)
-    return labels, candidate_labels, target_labels, exclude
-
-
-def _mine(
-    where: str,
-    anchor: Tensor,
-    candidates: Tensor,
-    labels: Tensor,
-    candidate_labels: Tensor,
-    mining: str,
-    metric: str,
-    positive: Tensor | None,
-    target_labels: Tensor | None,
-    exclude: Tensor | None,
-    precision: str | None,
-    generator: torch.Generator | None,
-    same_class: bool,
-) -> tuple[Tensor, Tensor]:
-    metric = check.metric(where, metric)
-    labels, candidate_labels, target_labels, exclude = _pool(
-        where, anchor, candidates, labels, candidate_labels, target_labels, exclude
-    )
-    fast = _is_fast(where, precision)
-    if not _has_kernels(anchor):
-        options = {"mining": mining, "metric": metric, "exclude": exclude, "generator": generator}
-        if same_class:
-            return reference.mine_positives(anchor, candidates, labels, candidate_labels, **options)
-        return reference.mine_negatives(
-            *(anchor, candidates, labels, candidate_labels),
-            **options,
-            **{"positive": positive, "target_labels": target_labels},
-        )
-    uniform = _uniform(where, mining, anchor, generator)
-    if positive is not None:
-        positive = _with_positives_dim(positive).detach() if mining == "semihard" else None
-    return ops.mine(
-        *(anchor.detach(), candidates.detach(), labels, candidate_labels),
-        *(positive, target_labels, exclude, uniform, metric, mining, same_class, fast),
-    )
-
-
-def _with_positives_dim(positive: Tensor) -> Tensor:
-    return positive.unsqueeze(1) if positive.dim() == 2 else positive

@@ -65,11 +65,9 @@ class TripletAdvLoss(nn.Module):
         exclude: Tensor | None = None,
     ) -> Any:
         return triplet_adv_loss(
-            *(anchor, positive, candidates, labels, candidate_labels),
-            target_labels=target_labels,
-            exclude=exclude,
-            **self.options,
-        )
+            anchor, positive, candidates, labels, candidate_labels,
+            target_labels=target_labels, exclude=exclude, **self.options,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         shown = ("margin", "weight", "norm_weight", "metric", "mining", "norm", "reduction")
@@ -144,9 +142,9 @@ class FeatureBank(nn.Module):
         """
         check.rows_like("FeatureBank.enqueue", "features", features, self.features, "the bank")
         labels = check.integers(
-            *("FeatureBank.enqueue", "labels", labels, features.shape[0], "features"),
-            *(self.features, "the bank"),
-        )
+            "FeatureBank.enqueue", "labels", labels, features.shape[0], "features",
+            self.features, "the bank",
+        )  # fmt: skip
         count, capacity = features.shape[0], self.capacity
         first = max(0, count - capacity)
         slots = torch.arange(first, count, device=features.device)

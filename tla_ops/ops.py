@@ -68,12 +68,11 @@ def _(anchor, positive, negative, positive_index, negative_index, margin, weight
 def _(grad, anchor, positive, negative, positive_index, negative_index, margin, weight,
       norm_weight, metric, norm, reduction, need_anchor, need_positive, need_negative,
       sparse):  # fmt: skip
-    none = anchor.new_empty((0,))
     shape = (anchor.shape[0] if sparse else negative.shape[0], anchor.shape[1])
     return (
-        anchor.new_empty(anchor.shape) if need_anchor else none,
-        positive.new_empty(positive.shape) if need_positive else anchor.new_empty((0,)),
-        negative.new_empty(shape) if need_negative else anchor.new_empty((0,)),
+        anchor.new_empty(anchor.shape if need_anchor else (0,)),
+        positive.new_empty(positive.shape if need_positive else (0,)),
+        negative.new_empty(shape if need_negative else (0,)),
     )
 
 

@@ -12,18 +12,23 @@ struct SearchPlan {
   int64_t blocks;        // tasks along the anchors
   int64_t splits;        // tasks along the candidates, each with its own best picks
   int64_t split_size;    // candidates a split has (the last one may have fewer)
+  bool screen;           // score by a matrix product and look again, or by the deciding sums straight away
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A search of `anchors` among `candidates` of `dim` elements of `element_size` bytes.
-inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t threads) {
+// A search of `anchors` among `candidates` of `dim` elements of `element_size` bytes. `product`: the metric has a
+// matrix form; `wide`: the machine's own sums run at a matrix product's speed up to a block of anchors.
+inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t threads,
+                              bool product, bool wide) {
   constexpr int64_t kBlockBytes = 512 * 1024;  // a quarter to a half of a second-level cache
   constexpr int64_t kWorthATask = 1 << 18;     // multiply-adds that pay for a thread's start
   SearchPlan plan;
   const int64_t row_bytes = std::max<int64_t>(1, dim * element_size);
+  plan.screen = product && anchors >= (wide ? 96 : 8) && dim >= 16 && candidates >= 64;
   plan.anchor_block = std::clamp<int64_t>(kBlockBytes / row_bytes / 4 * 4, 4, 64);
   plan.tile = std::clamp<int64_t>(kBlockBytes / row_bytes, 16, 128);
+  if (plan.screen) plan.anchor_block = plan.tile = 256;
   plan.blocks = ceil_div(anchors, plan.anchor_block);
   plan.splits = 1;
   const double work = static_cast<double>(anchors) * candidates * dim;

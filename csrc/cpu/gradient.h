@@ -44,7 +44,8 @@ struct PairWeights {
 
  private:
   template <class T>
-  void add(double self_weight, const T* self, const T* other, const T* x, const T* y, int64_t d, int sign, T* out) const {
+  void add(double self_weight, const T* self, const T* other, const T* x, const T* y, int64_t d, int sign,
+           T* out) const {
     const RowKernels<T>& k = row_kernels<T>();
     if (g.difference != 0) k.axpy_difference(static_cast<T>(sign * g.difference), x, y, d, out);
     if (self_weight != 0) k.axpy(static_cast<T>(self_weight), self, d, out);

@@ -37,8 +37,8 @@ class Encoder {
 
 }  // namespace
 
-Labels read_labels(const int64_t* candidate_labels, int64_t candidates, const int64_t* labels, const int64_t* target_labels,
-                   const int64_t* exclude, int64_t anchors, bool same_class) {
+Labels read_labels(const int64_t* candidate_labels, int64_t candidates, const int64_t* labels,
+                   const int64_t* target_labels, const int64_t* exclude, int64_t anchors, bool same_class) {
   const Encoder encode(candidate_labels, candidates, labels, target_labels, anchors);
   Labels result;
   result.codes.resize(candidates);

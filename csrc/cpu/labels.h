@@ -27,8 +27,8 @@ struct Labels {
 };
 
 // Arrays of M candidate labels and B anchor labels, target labels and excluded candidates (null: none).
-Labels read_labels(const int64_t* candidate_labels, int64_t candidates, const int64_t* labels, const int64_t* target_labels,
-                   const int64_t* exclude, int64_t anchors, bool same_class);
+Labels read_labels(const int64_t* candidate_labels, int64_t candidates, const int64_t* labels,
+                   const int64_t* target_labels, const int64_t* exclude, int64_t anchors, bool same_class);
 
 // Candidates in the order of their codes, ties in their own order; the unfilled slots are left out.
 class LabelIndex {

@@ -73,7 +73,8 @@ std::vector<Pick<T>> random_picks(Metric metric, const Matrix& anchor, const Mat
 template <class T>
 std::vector<Pick<T>> mine_picks(const MineInputs& inputs, Metric metric, Mining mining, bool same_class) {
   const Matrix anchor = matrix(inputs.anchor), candidates = matrix(inputs.candidates);
-  const Tensor own = torch::stable::contiguous(inputs.labels), pool = torch::stable::contiguous(inputs.candidate_labels);
+  const Tensor own = torch::stable::contiguous(inputs.labels),
+               pool = torch::stable::contiguous(inputs.candidate_labels);
   const std::optional<Tensor> target = dense(inputs.target_labels), exclude = dense(inputs.exclude);
   const Labels labels = read_labels(static_cast<const int64_t*>(pool.const_data_ptr()), candidates.rows,
                                     static_cast<const int64_t*>(own.const_data_ptr()), data_or_null(target),

@@ -1,5 +1,7 @@
 #include "row_kernels.h"
 
+#include <torch/csrc/stable/library.h>
+
 #include <atomic>
 #include <stdexcept>
 
@@ -57,6 +59,10 @@ const RowKernels<double>& row_kernels<double>() {
   return *in_use().load(std::memory_order_relaxed)->twice;
 }
 
-std::string use_instruction_set(const std::string& name) { return in_use().exchange(find(name))->name; }
+std::string use_instruction_set(std::string name) { return in_use().exchange(find(name))->name; }
 
 }  // namespace tla::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(tla_ops, CompositeExplicitAutograd, m) {
+  m.impl("use_instruction_set", TORCH_BOX(&tla::cpu::use_instruction_set));
+}

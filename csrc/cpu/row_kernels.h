@@ -11,8 +11,9 @@ enum class Sum { kDot, kSquaredDifference, kMaxDifference };
 
 enum class Type { kFloat64, kFloat32, kBFloat16, kFloat16 };
 
-// What a scan looks for in one row of a tile. The score of candidate j is offset[j] + weight[j] * s[j], with |s[j]| where
-// `absolute`; it is a hit unless score > high or score < low, so that a NaN, in a score or a limit, always is one.
+// What a scan looks for in one row of a tile. The score of candidate j is offset[j] + weight[j] * s[j], with |s[j]|
+// where `absolute`; it is a hit unless score > high or score < low, so that a NaN, in a score or a limit, always is
+// one.
 template <class T>
 struct Scan {
   const T* offset;
@@ -26,8 +27,8 @@ struct Scan {
 
 template <class T>
 struct RowKernels {
-  // out[i * ldo + j] = the sum over d of row i of a and row j of c. A pair's sum has one fixed order of additions: its bits
-  // depend on the two rows alone, wherever they stand and however the tile is cut.
+  // out[i * ldo + j] = the sum over d of row i of a and row j of c. A pair's sum has one fixed order of additions: its
+  // bits depend on the two rows alone, wherever they stand and however the tile is cut.
   void (*pairs)(Sum sum, const T* a, int64_t lda, int64_t na, const T* c, int64_t ldc, int64_t nc, int64_t d, T* out,
                 int64_t ldo);
   // out[j] = the sum of the squares of row j, with the bits that `pairs` gives for the row against itself.
@@ -40,13 +41,15 @@ struct RowKernels {
   void (*axpy)(T alpha, const T* x, int64_t n, T* y);
   // y += alpha * (x1 - x2)
   void (*axpy_difference)(T alpha, const T* x1, const T* x2, int64_t n, T* y);
+  // Whether `pairs` runs at the speed of a matrix product.
+  bool wide;
 };
 
 template <class T>
 const RowKernels<T>& row_kernels();
 
-// Makes `row_kernels` return the code for "avx512", "avx2" or "plain", "" for the best this machine runs; returns the name
-// in use before. For tests and benchmarks. Throws std::invalid_argument where the machine lacks it.
-std::string use_instruction_set(const std::string& name);
+// Makes `row_kernels` return the code for "avx512", "avx2" or "plain", "" for the best this machine runs; returns the
+// name in use before. For tests and benchmarks. Throws std::invalid_argument where the machine lacks it.
+std::string use_instruction_set(std::string name);
 
 }  // namespace tla::cpu

@@ -1,5 +1,5 @@
-// The vector code itself, compiled once an instruction set: the including file defines TLA_ISA and the tile shapes. Plain
-// GNU vector types, 64 bytes wide, so that every instruction set adds in the same order.
+// The vector code itself, compiled once an instruction set: the including file defines TLA_ISA and the tile shapes.
+// Plain GNU vector types, 64 bytes wide, so that every instruction set adds in the same order.
 #include <cmath>
 #include <cstring>
 #if defined(__F16C__)
@@ -142,7 +142,8 @@ void tile(const T* a, int64_t lda, const T* c, int64_t ldc, int64_t d, T* out, i
 }
 
 template <class T, class Op>
-void pairs_of(const T* a, int64_t lda, int64_t na, const T* c, int64_t ldc, int64_t nc, int64_t d, T* out, int64_t ldo) {
+void pairs_of(const T* a, int64_t lda, int64_t na, const T* c, int64_t ldc, int64_t nc, int64_t d, T* out,
+              int64_t ldo) {
   constexpr int kRows = TLA_TILE_ROWS, kColumns = TLA_TILE_COLUMNS;
   int64_t j = 0;
   for (; j + kColumns <= nc; j += kColumns) {
@@ -316,7 +317,9 @@ void axpy_difference(T alpha, const T* x1, const T* x2, int64_t n, T* y) {
 
 extern const RowKernels<float> kFloat;
 extern const RowKernels<double> kDouble;
-const RowKernels<float> kFloat = {pairs<float>, squares<float>, next_hit<float>, load<float>, axpy<float>, axpy_difference<float>};
-const RowKernels<double> kDouble = {pairs<double>, squares<double>, next_hit<double>, load<double>, axpy<double>, axpy_difference<double>};
+const RowKernels<float> kFloat = {pairs<float>, squares<float>,         next_hit<float>,       load<float>,
+                                  axpy<float>,  axpy_difference<float>, TLA_VECTOR_BYTES == 64};
+const RowKernels<double> kDouble = {pairs<double>, squares<double>,         next_hit<double>,      load<double>,
+                                    axpy<double>,  axpy_difference<double>, TLA_VECTOR_BYTES == 64};
 
 }  // namespace tla::cpu::TLA_ISA

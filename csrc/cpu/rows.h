@@ -15,8 +15,8 @@
 
 namespace tla::cpu {
 
-using torch::stable::Tensor;
 using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
 
 inline Type type_of(const Tensor& t) {
   switch (t.scalar_type()) {

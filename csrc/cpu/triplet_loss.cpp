@@ -1,4 +1,5 @@
-// triplet_loss: the hinge with norm decay over given or picked triplets. Its backward stands in triplet_loss_backward.cpp.
+// triplet_loss: the hinge with norm decay over given or picked triplets. Its backward stands in
+// triplet_loss_backward.cpp.
 #include <torch/csrc/stable/library.h>
 
 #include "triplet.h"

@@ -32,10 +32,14 @@ Tensor zeros_like_rows(const Tensor& like, int64_t rows, int64_t d) {
   return torch::stable::new_zeros(like, std::vector<int64_t>{rows, d});
 }
 
+// What stands for a gradient that was not asked for.
+Tensor nothing(const Tensor& like) { return torch::stable::new_zeros(like, std::vector<int64_t>{0}); }
+
 template <class T>
 class Backward {
  public:
-  Backward(const TripletInputs& in, const TripletOptions& o, const Tensor& grad) : in_(in), o_(o), upstream_(in.rows()) {
+  Backward(const TripletInputs& in, const TripletOptions& o, const Tensor& grad)
+      : in_(in), o_(o), upstream_(in.rows()) {
     const int64_t b = in.rows();
     const bool scalar = o.reduction != Reduction::kNone;
     row_kernels<double>().load(grad.const_data_ptr(), type_of(grad), scalar || b == 0 ? 0 : grad.stride(0), b,
@@ -46,9 +50,8 @@ class Backward {
 
   std::tuple<Tensor, Tensor, Tensor> run(bool need_anchor, bool need_positive, bool need_negative, bool sparse) {
     const int64_t b = in_.rows(), d = in_.dim(), k = in_.positives();
-    const Tensor none = torch::stable::new_zeros(in_.anchor, std::vector<int64_t>{0});
-    Tensor grad_anchor = need_anchor ? zeros_like_rows(in_.anchor, b, d) : none;
-    Tensor grad_positive = none, grad_negative = none;
+    Tensor grad_anchor = need_anchor ? zeros_like_rows(in_.anchor, b, d) : nothing(in_.anchor);
+    Tensor grad_positive = nothing(in_.positive), grad_negative = nothing(in_.negative);
     if (need_positive && !in_.positive_index)
       grad_positive = torch::stable::new_zeros(in_.positive, std::vector<int64_t>{b, k, d});
     if (need_positive && in_.positive_index) positive_shares_.resize(b);
@@ -61,9 +64,11 @@ class Backward {
         if (!in_.left_out(i)) differentiate(i, row, sum, need_anchor, need_positive, grad_anchor, grad_positive);
     });
     if (need_positive && in_.positive_index)
-      grad_positive = gather_shares(in_.positive, positive_shares_, false, [&](int64_t i) { return in_.positive_of(i); });
+      grad_positive =
+          gather_shares(in_.positive, positive_shares_, false, [&](int64_t i) { return in_.positive_of(i); });
     if (need_negative)
-      grad_negative = gather_shares(in_.negative, negative_shares_, sparse, [&](int64_t i) { return in_.negative_of(i); });
+      grad_negative =
+          gather_shares(in_.negative, negative_shares_, sparse, [&](int64_t i) { return in_.negative_of(i); });
     return {grad_anchor, grad_positive, grad_negative};
   }
 
@@ -150,10 +155,12 @@ class Backward {
   std::vector<Share> positive_shares_, negative_shares_;
 };
 
-std::tuple<Tensor, Tensor, Tensor> triplet_loss_backward(
-    Tensor grad, Tensor anchor, Tensor positive, Tensor negative, std::optional<Tensor> positive_index,
-    std::optional<Tensor> negative_index, double margin, double weight, double norm_weight, std::string metric,
-    std::string norm, std::string reduction, bool need_anchor, bool need_positive, bool need_negative, bool sparse) {
+std::tuple<Tensor, Tensor, Tensor> triplet_loss_backward(Tensor grad, Tensor anchor, Tensor positive, Tensor negative,
+                                                         std::optional<Tensor> positive_index,
+                                                         std::optional<Tensor> negative_index, double margin,
+                                                         double weight, double norm_weight, std::string metric,
+                                                         std::string norm, std::string reduction, bool need_anchor,
+                                                         bool need_positive, bool need_negative, bool sparse) {
   TripletInputs inputs{anchor, positive, negative, {}, {}};
   if (positive_index) inputs.positive_index = torch::stable::contiguous(*positive_index);
   if (negative_index) inputs.negative_index = torch::stable::contiguous(*negative_index);

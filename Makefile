@@ -1,0 +1,78 @@
+# Every verb sets itself up: a virtual environment in .venv, torch, the build tools, the package built and installed.
+# Needs python3 (with venv), a C++20 compiler and make.
+PYTHON ?= python3
+# What `pip install` is asked for: TORCH=torch==2.13.0 for a given version.
+TORCH ?= torch
+OTHER_TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BUILD_TOOLS := "cmake>=3.24" ninja "pybind11>=2.12" "setuptools>=77" wheel build
+SOURCES := $(shell find csrc cmake tla_ops -type f -not -name '*.pyc' -not -name '*.so') \
+           setup.py CMakeLists.txt pyproject.toml
+CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# A terminal shows progress; a log gets plain lines.
+export PYTHONUNBUFFERED = 1
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+
+.PHONY: demo
+demo: $(VENV)/.installed ## train on the embedded digits three ways, attack, print a table, draw a figure
+	$(BIN)/tla-ops demo --output demo-output
+
+.PHONY: test
+test: $(VENV)/.installed ## the test suite, against the installed package
+	$(BIN)/pytest -q $(TESTS)
+
+.PHONY: lint
+lint: $(VENV)/.installed ## ruff, clang-format, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(VENV)/.installed ## rewrite files in the house's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+.PHONY: bench
+bench: $(VENV)/.installed ## forward + backward beside the peers; JSON under benchmarks/results
+	$(PIP) install -q ".[bench]" --no-build-isolation --no-deps && $(PIP) install -q pytorch-metric-learning
+	$(BIN)/python benchmarks/peers.py
+
+.PHONY: test-torch-versions
+test-torch-versions: $(VENV)/.installed ## one wheel, built from the sdist, tested under two versions of torch
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	TORCH="$(TORCH)" sh tools/test_wheel.sh $(VENV) dist/*.whl
+	TORCH="$(OTHER_TORCH)" sh tools/test_wheel.sh .venv-other-torch dist/*.whl
+
+.PHONY: test-isolated
+test-isolated: ## `pip install .` and `python -m build` as they stand; fetches torch once more for each
+	rm -rf .venv-isolated dist
+	$(PYTHON) -m venv .venv-isolated
+	.venv-isolated/bin/pip install -q . build
+	cd / && $(CURDIR)/.venv-isolated/bin/tla-ops info
+	.venv-isolated/bin/python -m build
+
+.PHONY: clean
+clean: ## everything that was built, the virtual environments too
+	rm -rf .venv .venv-other-torch .venv-isolated build dist demo-output *.egg-info
+
+$(VENV)/.tools:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "tla_ops needs Python 3.10 or later; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade pip
+	$(PIP) install -q "$(TORCH)" $(BUILD_TOOLS)
+	touch $@
+
+# build/lib keeps files of an earlier build, which would go into the wheel.
+$(VENV)/.installed: $(VENV)/.tools $(SOURCES)
+	rm -rf build/lib*
+	$(PIP) install -q --no-build-isolation ".[dev]"
+	touch $@

@@ -1,0 +1,133 @@
+"""The command line without its long verbs."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import tla_ops
+from tla_ops import cli
+
+# Importing any of these fails, as it does where no extra is installed.
+EXTRAS = ("sklearn", "matplotlib", "rich", "typer", "lightning", "numpy")
+BLOCKED = f"""
+import sys
+for name in {EXTRAS!r}:
+    sys.modules[name] = None
+from tla_ops.cli import main
+sys.exit(main())
+"""
+
+
+def run(*arguments, blocked=False, **options):
+    start = ["-c", BLOCKED] if blocked else ["-m", "tla_ops"]
+    command = [sys.executable, *start, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tla-ops {importlib.metadata.version('tla_ops')}\n"
+
+
+@pytest.mark.parametrize("verb", [[], ["demo"], ["bench"], ["bench", "table2"], ["info"]])
+def test_help_has_examples(verb, capsys):
+    assert cli.main([*verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "examples:\n  tla-ops " in text
+    if verb:
+        assert f"  tla-ops {' '.join(verb)}" in text.partition("examples:")[2]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["bench"],
+        ["bench", "nonsense"],
+        ["demo", "--seed", "-1"],
+        ["demo", "--seed", "one"],
+        ["demo", "--epochs", "0"],
+        ["demo", "--jso"],
+        ["info", "extra"],
+        ["bench", "table2", "--model", "vgg"],
+        ["bench", "table2", "--batch", "1"],
+        ["bench", "table2", "--negatives", "1,,2"],
+        ["bench", "table2", "--negatives", "0"],
+        ["bench", "table2", "--repeats", "0"],
+        ["bench", "table2", "--device", "abacus"],
+    ],
+)
+def test_bad_usage_is_2(arguments, capsys):
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("usage: tla-ops")
+
+
+def test_models_on_offer():
+    from tla_ops.training.models import MODELS
+
+    parser = cli._parser()
+    for name in MODELS:
+        assert parser.parse_args(["bench", "table2", "--model", name]).model == name
+
+
+def test_info_is_build_info(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out) == json.loads(json.dumps(tla_ops.build_info()))
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    for key in tla_ops.build_info():
+        assert key in text
+
+
+def test_info_lines():
+    info = {"version": "1", "cuda": {"built": False, "architectures": []}, "list": [1, 2]}
+    assert cli._lines(info) == [
+        "version  1",
+        "cuda",
+        "  built          no",
+        "  architectures  none",
+        "list     1, 2",
+    ]
+
+
+def test_torch_alone_is_enough_for_info_and_help():
+    done = run("info", "--json", blocked=True)
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+    assert run("demo", "--help", blocked=True).returncode == 0
+
+
+def test_a_missing_extra_is_named(tmp_path):
+    done = run("demo", "--json", blocked=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    # torch itself may warn about the blocked NumPy before.
+    message = "tla-ops demo: needs scikit-learn and matplotlib: pip install 'tla_ops[train]'"
+    assert done.stderr.splitlines()[-1] == message
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_device_is_a_failure(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cli.main(["bench", "table2", "--device", "cuda"]) == 1
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a pipe under the writer")
+def test_a_reader_that_leaves_is_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "tla_ops", "info"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr

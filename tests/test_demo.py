@@ -1,0 +1,166 @@
+"""`tla-ops demo` at a tiny size."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+from tla_ops import cli
+from tla_ops.experiments import demo, demo_figure
+from tla_ops.training.models import small
+
+METHODS = ["um", "at", "tla"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small work on few cores: threads that wait for each other would cost more than they do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    return demo.run(demo.Config(seed=3, epochs=1), folder), folder
+
+
+def numbers(metrics):
+    """The metrics without what differs between two equal runs."""
+    results = {name: dict(result) for name, result in metrics["methods"].items()}
+    for result in results.values():
+        result.pop("seconds")
+    return results
+
+
+def test_metrics(finished):
+    metrics, folder = finished
+    written = json.loads((folder / "metrics.json").read_text())
+    assert written["complete"] is True
+    assert written["seed"] == 3
+    assert written["configuration"]["epsilon"] == "3/16"
+    assert written["images"] == {"train": 1077, "validation": 360, "test": 360}
+    assert written["environment"]["torch"] == torch.__version__
+    assert written["environment"]["machine"]
+    assert written["seconds"] > 0
+    assert list(written["methods"]) == METHODS
+    for result in written["methods"].values():
+        for key in ("clean", "pgd", "active", "positive_distance", "negative_distance"):
+            assert 0 <= result[key] <= 1
+        assert result["pgd"] <= result["clean"]
+        assert result["best_epoch"] == 1
+        curves = result["curves"]
+        assert {"loss", "validation_clean", "validation_pgd"} <= set(curves)
+        assert all(len(curve) == 1 for curve in curves.values())
+    tla = {"active", "positive_distance", "negative_distance"}
+    assert tla <= set(written["methods"]["tla"]["curves"])
+    assert numbers(written) == json.loads(json.dumps(numbers(metrics)))
+
+
+def test_weights_give_the_accuracy(finished):
+    metrics, folder = finished
+    model = small()
+    model.load_state_dict(torch.load(folder / "at.pt", weights_only=True))
+    test = demo.digits(3).test
+    assert demo.accuracy(model, test.images, test.labels) == metrics["methods"]["at"]["clean"]
+
+
+def test_figure_is_a_png_of_a_readable_size(finished):
+    content = (finished[1] / "demo.png").read_bytes()
+    assert content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert content[-8:-4] == b"IEND"
+    width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
+    assert 1000 <= width <= 2500
+    assert 600 <= height <= 2000
+    assert 50_000 < len(content) < 2_000_000
+
+
+def test_table(finished):
+    text = demo.render(finished[0])
+    for name in demo.NAMES.values():
+        assert name in text
+    assert "validation" in text
+    assert "360 test images" in text
+    assert "AT" in text
+
+
+def test_only_files_that_were_promised(finished):
+    names = sorted(path.name for path in finished[1].iterdir())
+    assert names == ["at.pt", "demo.png", "metrics.json", "tla.pt", "um.pt"]
+
+
+def test_same_seed_same_numbers_through_the_command_line(finished, tmp_path, capsys):
+    options = ["--seed", "3", "--epochs", "1", "--output", str(tmp_path)]
+    assert cli.main(["demo", "--json", *options]) == 0
+    captured = capsys.readouterr()
+    metrics = json.loads(captured.out)
+    assert numbers(metrics) == json.loads(json.dumps(numbers(finished[0])))
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    assert "tla: 1/1  validation: clean" in captured.err
+
+
+def test_checkpoint_is_chosen_on_validation(monkeypatch):
+    scores = iter([(0.9, 0.2), (0.8, 0.3), (0.85, 0.3), (0.9, 0.1)] * 2)
+    monkeypatch.setattr(demo, "validate", lambda *_: next(scores))
+    monkeypatch.setattr(demo, "train_epoch", lambda *_: {"loss": 0.0})
+    config = demo.Config(seed=0, epochs=4)
+    splits = demo.digits(0)
+    assert demo.train("at", splits, config)[1]["best_epoch"] == 3
+    assert demo.train("um", splits, config)[1]["best_epoch"] == 1
+
+
+def test_projection_has_the_clean_variance():
+    clean = torch.randn(40, 5).abs()
+    first, second = demo_figure.project(clean, clean)
+    torch.testing.assert_close(first, second)
+    assert first.shape == (40, 2)
+    torch.testing.assert_close(first.mean(0), torch.zeros(2, dtype=torch.float64))
+    assert first[:, 0].var() >= first[:, 1].var()
+
+
+def test_an_output_that_cannot_be_written_fails(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main(["demo", "--epochs", "1", "--output", str(tmp_path / "file")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("tla-ops demo: ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_keeps_what_was_finished(tmp_path):
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from tla_ops.experiments import demo\n"
+        "train = demo.train\n"
+        "def stop_at_the_second(key, *rest):\n"
+        "    if key == 'at': signal.raise_signal(signal.SIGINT)\n"
+        "    return train(key, *rest)\n"
+        "demo.train = stop_at_the_second\n"
+        "from tla_ops.cli import main; sys.exit(main())\n"
+    )
+    command = [sys.executable, "-c", script, "demo", "--epochs", "1", "--json"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 128 + signal.SIGINT
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[-1] == f"tla-ops demo: interrupted, what was finished is in {tmp_path}"
+    assert "Traceback" not in done.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["complete"] is False
+    assert list(metrics["methods"]) == ["um"]
+    assert (tmp_path / "um.pt").exists()

@@ -1,0 +1,15 @@
+from typing import Any
+
+def info() -> dict[str, Any]:
+    """What was compiled: version, compiler, torch ABI, CPU instruction sets, CUDA."""
+
+def plan_search(
+    anchors: int,
+    candidates: int,
+    dim: int,
+    element_size: int,
+    threads: int,
+    product: bool,
+    wide: bool,
+) -> dict[str, int]:
+    """How a search is cut: anchor_block, tile, blocks, splits, split_size, screen."""

@@ -1,0 +1,67 @@
+"""Progress on standard error: a bar on a terminal that has rich, an occasional plain line anywhere
+else.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """``with Progress("tla", 30) as progress: progress.update("validation 81%")`` once a step."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name = name
+        self.total = total
+        self.done = 0
+        self._bar: Any = None
+        self._printed = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._bar = _rich_bar() if sys.stderr.isatty() else None
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(self.name, total=self.total, note="")
+        return self
+
+    def update(self, note: str = "") -> None:
+        """Count one more step, with a short remark on where things stand."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, note=note)
+            return
+        now = time.monotonic()
+        if now - self._printed >= SECONDS_BETWEEN_LINES or self.done == self.total:
+            self._printed = now
+            line = f"{self.name}: {self.done}/{self.total}  {note}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _rich_bar() -> Any:
+    try:
+        from rich import progress
+        from rich.console import Console
+    except ImportError:
+        return None
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
