@@ -1,4 +1,4 @@
-"""Negatives from a bank of earlier features, so that no pool is forwarded: python examples/memory_bank.py"""
+"""Negatives from a bank of earlier features, no pool forwarded: python examples/memory_bank.py"""
 
 import torch
 from torch import nn

@@ -90,7 +90,9 @@ def test_the_calls_are_good_to_begin_with(name):
     call(name)
 
 
-@pytest.mark.parametrize(("name", "argument", "value"), list(cases(lambda a: WRONG_SHAPES.get(a, []))))
+@pytest.mark.parametrize(
+    ("name", "argument", "value"), list(cases(lambda a: WRONG_SHAPES.get(a, [])))
+)
 def test_wrong_shapes(name, argument, value):
     with pytest.raises(ValueError) as error:
         call(name, **{argument: value})

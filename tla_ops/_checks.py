@@ -100,8 +100,8 @@ def number(where: str, name: str, value: Any) -> float:
     """Any finite number; a negative margin is one (triplets may then violate the order by it)."""
     if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
-    # Under torch.compile a number may be symbolic: its value is not known here.
-    if not torch.compiler.is_compiling() and not math.isfinite(value):
+    # Not math.isfinite: torch.compile cannot trace that for numbers it keeps symbolic.
+    if not -math.inf < value < math.inf:
         raise ValueError(f"{where}: {name} must be finite, got {value}")
     return value if isinstance(value, float) else float(value)
 
