@@ -18,20 +18,62 @@ struct TripletOptions {
 };
 
 // Where a row's positives and negative are read: (B, K, D) or a pool picked from; a pool picked from or (B, D).
-struct TripletInputs {
-  Tensor anchor, positive, negative;
-  std::optional<Tensor> positive_index, negative_index;  // contiguous (B,) int64
+class TripletInputs {
+ public:
+  TripletInputs(const Tensor& anchor, const Tensor& positive, const Tensor& negative,
+                const std::optional<Tensor>& positive_index, const std::optional<Tensor>& negative_index)
+      : tensors_{anchor, positive, negative}, anchor_(matrix(anchor)), negative_(matrix(negative)) {
+    positive_picks_ = keep(positive_index, 0);
+    negative_picks_ = keep(negative_index, 1);
+    if (picks_positives()) {
+      positive_ = matrix(positive);
+    } else {
+      positives_ = positive.size(1);
+      positive_step_ = positive.stride(0) * size_of(type_of(positive));
+      positive_ = {static_cast<const char*>(positive.const_data_ptr()),
+                   type_of(positive),
+                   positives_,
+                   positive.size(2),
+                   positive.stride(1),
+                   positive.stride(2)};
+    }
+  }
+  TripletInputs(const TripletInputs&) = delete;
 
-  int64_t rows() const { return anchor.size(0); }
-  int64_t dim() const { return anchor.size(1); }
-  int64_t positives() const { return positive_index ? 1 : positive.size(1); }
-  int64_t positive_of(int64_t i) const { return positive_index ? at(*positive_index, i) : i; }
-  int64_t negative_of(int64_t i) const { return negative_index ? at(*negative_index, i) : i; }
+  const Tensor& anchor_tensor() const { return tensors_[0]; }
+  const Tensor& positive_tensor() const { return tensors_[1]; }
+  const Tensor& negative_tensor() const { return tensors_[2]; }
+
+  const Matrix& anchor() const { return anchor_; }
+  const Matrix& negative() const { return negative_; }
+  // Row i's positives, or the pool they are picked from.
+  Matrix positive(int64_t i) const {
+    Matrix m = positive_;
+    if (!picks_positives()) m.data += i * positive_step_;
+    return m;
+  }
+  bool picks_positives() const { return indices_[0].has_value(); }
+
+  int64_t rows() const { return anchor_.rows; }
+  int64_t dim() const { return anchor_.cols; }
+  int64_t positives() const { return positives_; }
+  int64_t positive_of(int64_t i) const { return picks_positives() ? positive_picks_[i] : i; }
+  int64_t negative_of(int64_t i) const { return indices_[1] ? negative_picks_[i] : i; }
   // Mined from one batch, a row without a positive or a negative is left out altogether.
-  bool left_out(int64_t i) const { return positive_index && (positive_of(i) < 0 || negative_of(i) < 0); }
+  bool left_out(int64_t i) const { return picks_positives() && (positive_of(i) < 0 || negative_of(i) < 0); }
 
  private:
-  static int64_t at(const Tensor& index, int64_t i) { return static_cast<const int64_t*>(index.const_data_ptr())[i]; }
+  const int64_t* keep(const std::optional<Tensor>& index, int slot) {
+    if (!index) return nullptr;
+    indices_[slot] = torch::stable::contiguous(*index);
+    return static_cast<const int64_t*>(indices_[slot]->const_data_ptr());
+  }
+
+  Tensor tensors_[3];
+  std::optional<Tensor> indices_[2];
+  Matrix anchor_, positive_, negative_;
+  int64_t positives_ = 1, positive_step_ = 0;
+  const int64_t *positive_picks_ = nullptr, *negative_picks_ = nullptr;
 };
 
 // A row of features with its squared norm.
@@ -58,19 +100,16 @@ struct TripletRow {
 
   void read(const TripletInputs& in, Metric metric, int64_t i) {
     const int64_t d = in.dim(), k = in.positives();
-    anchor.read(matrix(in.anchor), i);
+    anchor.read(in.anchor(), i);
     positives.resize(k);
     to_positive.resize(k);
     for (int64_t j = 0; j < k; ++j) {
-      if (in.positive_index)
-        positives[j].read(matrix(in.positive), in.positive_of(i));
-      else
-        positives[j].read(slice(in.positive, i), j);
+      positives[j].read(in.positive(i), in.picks_positives() ? in.positive_of(i) : j);
       to_positive[j] = pair_sums(metric, anchor.x, anchor.x2, positives[j].x, positives[j].x2, d);
     }
     has_negative = in.negative_of(i) >= 0;
     if (!has_negative) return;
-    negative.read(matrix(in.negative), in.negative_of(i));
+    negative.read(in.negative(), in.negative_of(i));
     to_negative = pair_sums(metric, anchor.x, anchor.x2, negative.x, negative.x2, d);
   }
 

@@ -38,7 +38,7 @@ double row_loss(const TripletRow<T>& row, const TripletOptions& o, int64_t d) {
 template <class T>
 std::tuple<Tensor, Tensor, Tensor> forward_as(const TripletInputs& in, const TripletOptions& o) {
   const int64_t b = in.rows(), d = in.dim(), k = in.positives();
-  const ScalarType type = result_type(in.anchor);
+  const ScalarType type = result_type(in.anchor_tensor());
   Tensor positive_distance = empty({b, k}, type), negative_distance = empty({b}, type);
   T* dp = static_cast<T*>(positive_distance.mutable_data_ptr());
   T* dn = static_cast<T*>(negative_distance.mutable_data_ptr());
@@ -77,17 +77,15 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss(Tensor anchor, Tensor positive, 
                                                 std::optional<Tensor> negative_index, double margin, double weight,
                                                 double norm_weight, std::string metric, std::string norm,
                                                 std::string reduction) {
-  TripletInputs inputs{anchor, positive, negative, {}, {}};
-  if (positive_index) inputs.positive_index = torch::stable::contiguous(*positive_index);
-  if (negative_index) inputs.negative_index = torch::stable::contiguous(*negative_index);
-  return triplet_forward(inputs, triplet_options(margin, weight, norm_weight, metric, norm, reduction));
+  return triplet_forward({anchor, positive, negative, positive_index, negative_index},
+                         triplet_options(margin, weight, norm_weight, metric, norm, reduction));
 }
 
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> triplet_forward(const TripletInputs& inputs, const TripletOptions& options) {
-  return result_type(inputs.anchor) == ScalarType::Double ? forward_as<double>(inputs, options)
-                                                          : forward_as<float>(inputs, options);
+  return result_type(inputs.anchor_tensor()) == ScalarType::Double ? forward_as<double>(inputs, options)
+                                                                   : forward_as<float>(inputs, options);
 }
 
 }  // namespace tla::cpu

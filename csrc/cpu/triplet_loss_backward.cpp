@@ -50,38 +50,46 @@ class Backward {
 
   std::tuple<Tensor, Tensor, Tensor> run(bool need_anchor, bool need_positive, bool need_negative, bool sparse) {
     const int64_t b = in_.rows(), d = in_.dim(), k = in_.positives();
-    Tensor grad_anchor = need_anchor ? zeros_like_rows(in_.anchor, b, d) : nothing(in_.anchor);
-    Tensor grad_positive = nothing(in_.positive), grad_negative = nothing(in_.negative);
-    if (need_positive && !in_.positive_index)
-      grad_positive = torch::stable::new_zeros(in_.positive, std::vector<int64_t>{b, k, d});
-    if (need_positive && in_.positive_index) positive_shares_.resize(b);
+    Tensor grad_anchor = need_anchor ? zeros_like_rows(in_.anchor_tensor(), b, d) : nothing(in_.anchor_tensor());
+    Tensor grad_positive = nothing(in_.positive_tensor()), grad_negative = nothing(in_.negative_tensor());
+    if (need_positive && !in_.picks_positives())
+      grad_positive = torch::stable::new_zeros(in_.positive_tensor(), std::vector<int64_t>{b, k, d});
+    if (need_positive && in_.picks_positives()) positive_shares_.resize(b);
     if (need_negative) negative_shares_.resize(b);
 
+    if (need_anchor) anchor_out_ = {grad_anchor.mutable_data_ptr(), type_of(grad_anchor)};
+    if (need_positive && !in_.picks_positives())
+      positive_out_ = {grad_positive.mutable_data_ptr(), type_of(grad_positive)};
     torch::stable::parallel_for(0, b, grain((k + 2) * d), [&](int64_t begin, int64_t end) {
       TripletRow<T> row;
-      std::vector<T> sum(d);
+      std::vector<T> sum(d), other(d);
       for (int64_t i = begin; i < end; ++i)
-        if (!in_.left_out(i)) differentiate(i, row, sum, need_anchor, need_positive, grad_anchor, grad_positive);
+        if (!in_.left_out(i)) differentiate(i, row, sum, other);
     });
-    if (need_positive && in_.positive_index)
+    if (need_positive && in_.picks_positives())
       grad_positive =
-          gather_shares(in_.positive, positive_shares_, false, [&](int64_t i) { return in_.positive_of(i); });
+          gather_shares(in_.positive_tensor(), positive_shares_, false, [&](int64_t i) { return in_.positive_of(i); });
     if (need_negative)
       grad_negative =
-          gather_shares(in_.negative, negative_shares_, sparse, [&](int64_t i) { return in_.negative_of(i); });
+          gather_shares(in_.negative_tensor(), negative_shares_, sparse, [&](int64_t i) { return in_.negative_of(i); });
     return {grad_anchor, grad_positive, grad_negative};
   }
 
  private:
-  void differentiate(int64_t i, TripletRow<T>& row, std::vector<T>& sum, bool need_anchor, bool need_positive,
-                     Tensor& grad_anchor, Tensor& grad_positive) {
+  // Where rows of a gradient go; no data: nowhere.
+  struct Output {
+    void* data = nullptr;
+    Type type = Type::kFloat32;
+  };
+
+  // Row i's gradients, and what it sends to rows that others may have picked, too.
+  void differentiate(int64_t i, TripletRow<T>& row, std::vector<T>& sum, std::vector<T>& other) {
     const int64_t d = in_.dim(), k = in_.positives();
     const double g = upstream_[i];
     row.read(in_, o_.metric, i);
     const T* a = row.anchor.x;
     std::fill(sum.begin(), sum.end(), T(0));
     int64_t active = 0;
-    std::vector<T> other(need_positive ? d : 0);
     for (int64_t j = 0; j < k; ++j) {
       const Vector<T>& p = row.positives[j];
       Share share;
@@ -91,15 +99,12 @@ class Backward {
       }
       share.norm = norm_slope(o_, p, d, g);
       share.pair.add_x(a, p.x, d, sum.data());
-      if (!need_positive) continue;
-      if (in_.positive_index) {
-        positive_shares_[i] = share;
-        continue;
-      }
+      if (!positive_shares_.empty()) positive_shares_[i] = share;
+      if (positive_out_.data == nullptr) continue;
       std::fill(other.begin(), other.end(), T(0));
       share.pair.add_y(a, p.x, d, other.data());
       add_norm(share.norm, p.x, d, other.data());
-      write_row(grad_positive.mutable_data_ptr(), type_of(grad_positive), i * k + j, d, other.data());
+      write_row(positive_out_.data, positive_out_.type, i * k + j, d, other.data());
     }
     if (row.has_negative) {
       Share share;
@@ -110,7 +115,7 @@ class Backward {
       if (!negative_shares_.empty()) negative_shares_[i] = share;
     }
     add_norm(norm_slope(o_, row.anchor, d, g), a, d, sum.data());
-    if (need_anchor) write_row(grad_anchor.mutable_data_ptr(), type_of(grad_anchor), i, d, sum.data());
+    if (anchor_out_.data != nullptr) write_row(anchor_out_.data, anchor_out_.type, i, d, sum.data());
   }
 
   // The gradient of a pool. The anchors that picked a row are added up in ascending order, so the bits never change;
@@ -118,7 +123,7 @@ class Backward {
   template <class PickOf>
   Tensor gather_shares(const Tensor& pool, const std::vector<Share>& shares, bool sparse, const PickOf& pick_of) {
     const int64_t b = in_.rows(), d = in_.dim();
-    const Matrix rows = matrix(pool), anchors = matrix(in_.anchor);
+    const Matrix rows = matrix(pool), anchors = in_.anchor();
     Tensor out = zeros_like_rows(pool, sparse ? b : rows.rows, d);
     std::vector<int64_t> order;
     for (int64_t i = 0; i < b; ++i)
@@ -153,6 +158,7 @@ class Backward {
   const TripletOptions& o_;
   std::vector<double> upstream_;
   std::vector<Share> positive_shares_, negative_shares_;
+  Output anchor_out_, positive_out_;
 };
 
 std::tuple<Tensor, Tensor, Tensor> triplet_loss_backward(Tensor grad, Tensor anchor, Tensor positive, Tensor negative,
@@ -161,9 +167,7 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_backward(Tensor grad, Tensor anc
                                                          double weight, double norm_weight, std::string metric,
                                                          std::string norm, std::string reduction, bool need_anchor,
                                                          bool need_positive, bool need_negative, bool sparse) {
-  TripletInputs inputs{anchor, positive, negative, {}, {}};
-  if (positive_index) inputs.positive_index = torch::stable::contiguous(*positive_index);
-  if (negative_index) inputs.negative_index = torch::stable::contiguous(*negative_index);
+  const TripletInputs inputs(anchor, positive, negative, positive_index, negative_index);
   const TripletOptions options = triplet_options(margin, weight, norm_weight, metric, norm, reduction);
   return result_type(anchor) == ScalarType::Double
              ? Backward<double>(inputs, options, grad).run(need_anchor, need_positive, need_negative, sparse)
