@@ -98,7 +98,8 @@ def integers(
 
 def number(where: str, name: str, value: Any) -> float:
     """Any finite number; a negative margin is one (triplets may then violate the order by it)."""
-    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):
+    is_number = isinstance(value, (float, int, Real)) and not isinstance(value, bool)
+    if not is_number:
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
     # Not math.isfinite: torch.compile cannot trace that for numbers it keeps symbolic.
     if not -math.inf < value < math.inf:
