@@ -40,9 +40,10 @@ format: $(VENV)/.installed ## rewrite files in the house's style
 	$(BIN)/clang-format -i $(CXX_FILES)
 
 .PHONY: bench
-bench: $(VENV)/.installed ## forward + backward beside the peers; JSON under benchmarks/results
-	$(PIP) install -q ".[bench]" --no-build-isolation --no-deps && $(PIP) install -q pytorch-metric-learning
+bench: $(VENV)/.installed ## the operators beside their peers; JSON under benchmarks/results, docs/performance.md
+	$(PIP) install -q pytorch-metric-learning
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/render.py
 
 .PHONY: test-torch-versions
 test-torch-versions: $(VENV)/.installed ## one wheel, built from the sdist, tested under two versions of torch

@@ -31,6 +31,7 @@ py::dict info() {
   cpu["in_use"] = runs[0];
   py::dict cuda;
   cuda["built"] = std::string(TLA_CUDA_ARCHITECTURES) != "";
+  cuda["kernels"] = TLA_CUDA_KERNELS != 0;
   cuda["architectures"] = split(TLA_CUDA_ARCHITECTURES);
   cuda["toolkit"] = TLA_CUDA_TOOLKIT;
   cuda["reason"] = TLA_CUDA_REASON;

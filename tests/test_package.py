@@ -77,7 +77,8 @@ def test_a_cuda_tensor_without_kernels_says_how_to_build_them(monkeypatch):
     monkeypatch.setattr(_library, "CUDA_LIBRARY", Path("nowhere.so"))
     message = _library.missing_cuda_message()
     assert "no CUDA kernels" in message
-    assert "TLA_OPS_CUDA=on" in message
+    assert "tla_ops.reference" in message
+    assert ("TLA_OPS_CUDA=on" in message) == tla_ops.build_info()["cuda"]["kernels"]
 
     class Device:
         type = "cuda"

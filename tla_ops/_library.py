@@ -49,13 +49,16 @@ def missing_cuda_message() -> str:
     """Why a CUDA tensor cannot be worked on here, and what to do."""
     from . import _build_info
 
-    reason = _build_info.info()["cuda"]["reason"]
+    cuda = _build_info.info()["cuda"]
     if torch.version.cuda is None:
         reason = f"torch {torch.__version__} has no CUDA"
+    else:
+        reason = cuda["reason"]
+    rebuild = "rebuild with nvcc on PATH: `TLA_OPS_CUDA=on pip install --no-build-isolation .`, or "
     return (
-        f"tla_ops: no CUDA kernels in this installation ({reason}); rebuild with nvcc on PATH: "
-        "`TLA_OPS_CUDA=on pip install --no-build-isolation .`, or call the same function in "
-        "tla_ops.reference"
+        f"tla_ops: no CUDA kernels in this installation ({reason}); "
+        f"{rebuild if cuda['kernels'] else ''}move the tensors to the CPU, or call the same "
+        "function in tla_ops.reference"
     )
 
 
@@ -65,9 +68,10 @@ def build_info() -> dict:
     Returns:
         A dict: ``version``; ``compiler``; ``torch_abi`` (lowest torch version the libraries load
         under); ``torch`` (the one in use); ``cpu``: instruction sets ``compiled``, ``available``
-        on this machine and ``in_use``; ``cuda``: ``built``, ``architectures``, ``toolkit``, and,
-        where it was not built, the ``reason``; ``verified``: kernel paths that a results file
-        shows to have run on hardware (the CPU's are verified by the tests of this machine).
+        on this machine and ``in_use``; ``cuda``: ``built``, ``architectures``, ``toolkit``,
+        ``kernels`` (whether this version has any to build) and, where it was not built, the
+        ``reason``; ``verified``: CUDA kernel paths that a results file shows to have run on
+        hardware.
     """
     from . import _build_info
 

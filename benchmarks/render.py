@@ -1,0 +1,72 @@
+"""Renders docs/performance.md from benchmarks/results: python benchmarks/render.py"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TARGET = HERE.parent / "docs" / "performance.md"
+INTRO = """# Performance
+
+Rendered by `benchmarks/render.py` from `benchmarks/results/`; `make bench` measures again. Medians
+of one run in which implementations take turns; absolute times on shared machines mean little, the
+ratios to `tla_ops` in the same run count.
+
+- `eager`: `tla_ops/reference.py`, what one would write in PyTorch; it stores the anchors ×
+  candidates matrix.
+- `pytorch_metric_learning`: `BatchHardMiner` and `TripletMarginLoss` over a reference set of
+  positives and candidates.
+- `mm`: the bare matrix product of anchors and candidates into a preallocated output, in the inputs'
+  dtype. It neither masks nor picks, has no norms and no gradients; a bfloat16 product uses the
+  processor's matrix unit and stores rounded scores, on which nothing should be mined.
+- regret: how much farther the pick is than the true minimum, in float64, over 64 rows.
+"""
+COLUMNS = (
+    *("bench", "mode", "B, M, D", "dtype", "implementation"),
+    *("median ms", "20–80%", "to tla_ops", "regret"),
+)
+
+
+def tables(document: dict) -> list[str]:
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for row in document["rows"]:
+        key = (row["bench"], row["mode"], row["dtype"], row["B"], row["M"], row["D"])
+        groups[key].append(row)
+    lines = [
+        f"\n## {document['device']}\n",
+        f"torch {document['torch']}, commit {document['commit']}, {document['date'][:10]}; "
+        f"instruction sets {', '.join(document['instruction_sets'])}.\n",
+        _line(COLUMNS),
+        _line(["---"] * len(COLUMNS)),
+    ]
+    for (bench, mode, dtype, b, m, d), rows in groups.items():
+        ours = next(row["median_ms"] for row in rows if row["impl"] == "tla_ops")
+        for row in sorted(rows, key=lambda row: row["median_ms"]):
+            ratio = row["median_ms"] / ours
+            cells = (
+                *(bench, mode, f"{b}, {m}, {d}", dtype, row["impl"], f"{row['median_ms']:.3f}"),
+                *(f"{row['p20_ms']:.3f}–{row['p80_ms']:.3f}", f"{ratio:.2f}"),
+                f"{row['regret']:.0e}" if "regret" in row else "",
+            )
+            lines.append(_line(cells))
+    return lines
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parts = [INTRO]
+    for path in sorted((HERE / "results").glob("*/peers.json")):
+        parts.append("\n".join(tables(json.loads(path.read_text()))) + "\n")
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text("\n".join(parts))
+    print(f"written to {TARGET}")
+
+
+if __name__ == "__main__":
+    main()
