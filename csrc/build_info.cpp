@@ -45,15 +45,16 @@ py::dict info() {
 }
 
 py::dict plan_search(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t threads,
-                     bool product, bool wide) {
-  const tla::SearchPlan plan = tla::plan_search(anchors, candidates, dim, element_size, threads, product, wide);
+                     bool product, bool wide, bool amx) {
+  const tla::SearchPlan plan = tla::plan_search(anchors, candidates, dim, element_size, threads, product, {wide, amx});
   py::dict result;
   result["anchor_block"] = plan.anchor_block;
   result["tile"] = plan.tile;
   result["blocks"] = plan.blocks;
   result["splits"] = plan.splits;
   result["split_size"] = plan.split_size;
-  result["screen"] = plan.screen;
+  const char* kinds[] = {"sums", "product", "amx"};
+  result["kind"] = kinds[plan.kind];
   return result;
 }
 
@@ -63,5 +64,5 @@ PYBIND11_MODULE(_build_info, m) {
   m.doc() = "What was compiled into this installation of tla_ops, and how it plans its launches.";
   m.def("info", &info);
   m.def("plan_search", &plan_search, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
-        py::arg("threads"), py::arg("product"), py::arg("wide"));
+        py::arg("threads"), py::arg("product"), py::arg("wide"), py::arg("amx"));
 }

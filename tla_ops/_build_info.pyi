@@ -11,5 +11,6 @@ def plan_search(
     threads: int,
     product: bool,
     wide: bool,
-) -> dict[str, int]:
-    """How a search is cut: anchor_block, tile, blocks, splits, split_size, screen."""
+    amx: bool,
+) -> dict[str, Any]:
+    """How a search is cut: anchor_block, tile, blocks, splits, split_size, kind."""

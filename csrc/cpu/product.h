@@ -55,6 +55,11 @@ struct Product {
     return {true, (1.25 * static_cast<double>(d) + 64) * roundoff() + 2.02 * operand_rounding<T>()};
   }
 
+  // Operands rounded to bfloat16.
+  static Product of_bfloat16(int64_t d) {
+    return {true, (1.25 * static_cast<double>(d) + 64) * roundoff() + 2.02 * 0x1p-9};
+  }
+
   void run(Metric metric, const Block<T>& a, int64_t na, const Block<T>& c, int64_t nc, int64_t d, T* out,
            int64_t ldo) const {
     if (screens)

@@ -27,9 +27,13 @@ struct Choice {
   const char* name;
   const RowKernels<float>* single;
   const RowKernels<double>* twice;
+  bool amx = false;
 };
 
 const Choice kChoices[] = {
+#ifdef TLA_HAVE_AMX
+    {"amx", &avx512::kFloat, &avx512::kDouble, true},
+#endif
 #ifdef TLA_HAVE_X86_KERNELS
     {"avx512", &avx512::kFloat, &avx512::kDouble},
     {"avx2", &avx2::kFloat, &avx2::kDouble},
@@ -58,6 +62,8 @@ template <>
 const RowKernels<double>& row_kernels<double>() {
   return *in_use().load(std::memory_order_relaxed)->twice;
 }
+
+bool amx_in_use() { return in_use().load(std::memory_order_relaxed)->amx; }
 
 std::string use_instruction_set(std::string name) { return in_use().exchange(find(name))->name; }
 

@@ -48,8 +48,12 @@ struct RowKernels {
 template <class T>
 const RowKernels<T>& row_kernels();
 
-// Makes `row_kernels` return the code for "avx512", "avx2" or "plain", "" for the best this machine runs; returns the
-// name in use before. For tests and benchmarks. Throws std::invalid_argument where the machine lacks it.
+// Whether amx.h may be used beside them.
+bool amx_in_use();
+
+// Makes `row_kernels` return the code for "amx" (avx512 beside the matrix unit), "avx512", "avx2" or "plain", "" for
+// the best this machine runs; returns the name in use before. For tests and benchmarks. Throws std::invalid_argument
+// where the machine lacks it.
 std::string use_instruction_set(std::string name);
 
 }  // namespace tla::cpu

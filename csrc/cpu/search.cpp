@@ -1,173 +1,49 @@
 #include "search.h"
 
-#include <cmath>
-
-#include "../common/plan.h"
-#include "product.h"
+#include "search_amx.h"
+#include "search_state.h"
 
 namespace tla::cpu {
 namespace {
 
+// Queries [first, first + count) against candidates [begin, end), improving the picks in `out`.
 template <class T>
-bool better(const Pick<T>& a, const Pick<T>& b, bool farthest) {
-  if (a.index < 0 || b.index < 0) return b.index < 0 && a.index >= 0;
-  const bool a_nan = std::isnan(a.distance), b_nan = std::isnan(b.distance);
-  if (a_nan || b_nan) return a_nan && (!b_nan || a.index < b.index);
-  if (a.distance != b.distance) return farthest ? a.distance > b.distance : a.distance < b.distance;
-  return a.index < b.index;
+void task(const Search<T>& search, const SearchPlan& plan, int64_t first, int64_t count, int64_t begin, int64_t end,
+          Pick<T>* out) {
+  const int64_t d = search.anchor.cols;
+  Product<T> product = plan.kind == SearchPlan::kProduct ? Product<T>::of_blas(d) : Product<T>::of_sums();
+  std::vector<T> buffer;
+  const Block<T> block = search.gather_anchors(first, count, buffer);
+  std::vector<Row<T>> rows = search.make_rows(block, first, count, product, out);
+  Tile<T> tile(plan);
+  for (int64_t c = begin; c < end; c += plan.tile) {
+    const int64_t n = std::min(plan.tile, end - c);
+    tile.load(search.metric, search.candidates, c, n, search.farthest, product);
+    product.run(search.metric, block, count, tile.rows, n, d, tile.sums.data(), plan.tile);
+    int64_t hits = 0;
+    for (int64_t i = 0; i < count; ++i)
+      hits += search.scan(rows[i], tile, product, tile.sums.data() + i * plan.tile, c, n);
+    // Where candidates crowd within the bound (copies, collapsed features), sums that need no second look are faster.
+    if (product.screens && c > begin && hits > count * n / 16) {
+      product = Product<T>::of_sums();
+      for (Row<T>& row : rows) row.set_limits(search.metric, product);
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) out[i] = rows[i].best;
 }
 
-// One anchor's state while candidates stream by. A candidate's score is a cheap stand-in for its distance, one
-// multiply-add from the pair's product: -<a, c> / |c| for the cosines (|<a, c>| for angular), |c|^2 - 2 <a, c> or the
-// sum itself for the others, negated to search for the farthest. Whatever the scan finds within the bounds of rounding
-// is decided by the distances themselves.
+// The same by the AMX unit; what it leaves goes on with products in float32, in blocks of their own size.
 template <class T>
-struct Row {
-  const T* x;
-  double x2;
-  Query query;
-  T low, high;
-  Pick<T> best;
-  T slack, relative;  // bounds on a score's error: absolute, and as a multiple of the score
-
-  Row(const T* row, int64_t d, Metric metric, const Query& q, const Product<T>& product)
-      : x(row), x2(squared_norm(row, d)), query(q) {
-    set_limits(metric, product);
-  }
-
-  void set_limits(Metric metric, const Product<T>& product) {
-    const double norm = std::sqrt(x2);
-    double limit = query.above, error = 0;
-    relative = 0;
-    if (is_cosine(metric)) {
-      error = product.error * norm;
-      limit = (query.above - 1) * norm;
-    } else if (metric == Metric::kEuclidean && product.screens) {
-      error = product.error * x2;
-      limit = query.above * query.above - x2;
-    } else if (metric == Metric::kEuclidean) {
-      relative = static_cast<T>(product.error);
-      limit = query.above * query.above * (1 - product.error);
-    }
-    slack = static_cast<T>(error);
-    limit -= 2 * error;
-    low = -std::numeric_limits<T>::infinity();
-    if (std::isfinite(query.above) && std::fabs(limit) < kHugeSquaredNorm<T>) low = static_cast<T>(limit);
-    // A norm that sums in T may not survive: look at every candidate.
-    const bool huge = metric != Metric::kChebyshev && !(x2 < kHugeSquaredNorm<T>);
-    high = huge ? std::numeric_limits<T>::quiet_NaN() : std::numeric_limits<T>::infinity();
-  }
-
-  // An allowed candidate's score is at most `score`: what lies above it by more than the errors is out.
-  void improve(T score) {
-    const T limit = score + 2 * slack + relative * std::fabs(score);
-    if (limit < high) high = limit;
-  }
-};
-
-// A stretch of candidates: rows, squared norms, and what turns products into scores.
-template <class T>
-struct Tile {
-  Block<T> rows;
-  std::vector<double> y2;
-  std::vector<T> squares, offset, weight, width, sums, buffer;
-  T widest = 0;  // of `width`, by how much a score may lie below its candidate's
-
-  explicit Tile(const SearchPlan& plan)
-      : y2(plan.tile),
-        squares(plan.tile),
-        offset(plan.tile),
-        weight(plan.tile),
-        width(plan.tile),
-        sums(plan.tile * plan.anchor_block) {}
-
-  void load(Metric metric, const Matrix& candidates, int64_t first, int64_t count, bool farthest,
-            const Product<T>& product) {
-    const int64_t d = candidates.cols;
-    const T sign = farthest ? -1 : 1;
-    rows = consecutive(candidates, first, count, buffer);
-    widest = 0;
-    if (metric != Metric::kChebyshev) row_kernels<T>().squares(rows.data, rows.stride, count, d, squares.data());
-    for (int64_t j = 0; j < count; ++j) {
-      offset[j] = 0;
-      weight[j] = sign;
-      width[j] = 0;
-      if (metric == Metric::kChebyshev) continue;
-      y2[j] = squared_norm_from(squares[j], rows.row(j), d);
-      if (is_cosine(metric)) {
-        weight[j] = y2[j] < kTinySquaredNorm ? 0 : static_cast<T>(-sign / std::sqrt(y2[j]));
-      } else if (product.screens) {
-        const double error = product.error * y2[j];
-        offset[j] = static_cast<T>(sign * y2[j] - error);
-        weight[j] = -2 * sign;
-        width[j] = static_cast<T>(2 * error);
-        if (width[j] > widest) widest = width[j];
-      }
-      if (!(y2[j] < kHugeSquaredNorm<T>)) weight[j] = std::numeric_limits<T>::quiet_NaN();  // always a hit
-    }
-  }
-};
-
-template <class T>
-struct Search {
-  Metric metric;
-  const Matrix &anchor, &candidates;
-  const std::vector<int32_t>& codes;
-  const std::vector<Query>& queries;
-  bool farthest;
-  Product<T> screen;  // what a task starts with
-
-  void visit(Row<T>& row, const Tile<T>& tile, const Product<T>& product, T sum, int64_t j, int64_t candidate) const {
-    if (!row.query.rule.allows(candidate, codes[candidate])) return;
-    const T value = metric == Metric::kAngular ? std::fabs(sum) : sum;
-    if (product.screens) sum = pair_sum(sum_of(metric), row.x, tile.rows.row(j), candidates.cols);
-    const PairSums sums = with_sum(metric, sum, row.x, row.x2, tile.rows.row(j), tile.y2[j], candidates.cols);
-    const T d = static_cast<T>(distance(metric, sums));
-    if (d <= row.query.above) return;
-    const Pick<T> pick{d, candidate};
-    if (better(pick, row.best, farthest)) row.best = pick;
-    row.improve(tile.offset[j] + tile.weight[j] * value + tile.width[j]);
-  }
-
-  // Looks through the scores of one row; returns how many candidates it had to look at.
-  int64_t scan(Row<T>& row, const Tile<T>& tile, const Product<T>& product, const T* sums, int64_t c, int64_t n) const {
-    int64_t hits = 0;
-    for (int64_t j = -1; !std::isnan(row.best.distance); ++hits) {
-      const Rule& rule = row.query.rule;
-      const Scan<T> scan{tile.offset.data(), tile.weight.data(), codes.data() + c, row.low - tile.widest,
-                         row.high,           rule.code,          rule.equal,       metric == Metric::kAngular};
-      j = row_kernels<T>().next_hit(scan, sums, j + 1, n);
-      if (j == n) break;
-      visit(row, tile, product, sums[j], j, c + j);
-    }
-    return hits;
-  }
-
-  // Queries [first, first + count) against candidates [begin, end).
-  void task(const SearchPlan& plan, int64_t first, int64_t count, int64_t begin, int64_t end, Pick<T>* out) const {
-    Product<T> product = screen;
-    std::vector<T> buffer;
-    const Block<T> block = gather(anchor, count, buffer, [&](int64_t i) { return queries[first + i].row; });
-    std::vector<Row<T>> rows;
-    rows.reserve(count);
-    for (int64_t i = 0; i < count; ++i)
-      rows.emplace_back(block.row(i), anchor.cols, metric, queries[first + i], product);
-    Tile<T> tile(plan);
-    for (int64_t c = begin; c < end; c += plan.tile) {
-      const int64_t n = std::min(plan.tile, end - c);
-      tile.load(metric, candidates, c, n, farthest, product);
-      product.run(metric, block, count, tile.rows, n, anchor.cols, tile.sums.data(), plan.tile);
-      int64_t hits = 0;
-      for (int64_t i = 0; i < count; ++i) hits += scan(rows[i], tile, product, tile.sums.data() + i * plan.tile, c, n);
-      // Where candidates crowd within the bound (copies, collapsed features), sums that need no second look are faster.
-      if (product.screens && c > begin && hits > count * n / 16) {
-        product = Product<T>::of_sums();
-        for (Row<T>& row : rows) row.set_limits(metric, product);
-      }
-    }
-    for (int64_t i = 0; i < count; ++i) out[i] = rows[i].best;
-  }
-};
+void screened_task(const Search<T>& search, const SearchPlan& plan, int64_t first, int64_t count, int64_t begin,
+                   int64_t end, Pick<T>* out) {
+  int64_t stopped = begin;
+  if constexpr (sizeof(T) == 4) stopped = amx_task(search, plan, first, count, begin, end, out);
+  if (stopped == end) return;
+  const SearchPlan rest = plan_search(count, end - stopped, search.anchor.cols, sizeof(T), 1, true,
+                                      {.wide = row_kernels<T>().wide, .amx = false});
+  for (int64_t i = 0; i < count; i += rest.anchor_block)
+    task(search, rest, first + i, std::min(rest.anchor_block, count - i), stopped, end, out + i);
+}
 
 }  // namespace
 
@@ -175,17 +51,18 @@ template <class T>
 std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& candidates,
                             const std::vector<int32_t>& codes, const std::vector<Query>& queries, bool farthest) {
   const int64_t b = queries.size(), m = candidates.rows;
-  const SearchPlan plan = plan_search(b, m, anchor.cols, sizeof(T), torch::stable::get_num_threads(),
-                                      metric != Metric::kChebyshev, row_kernels<T>().wide);
-  const Product<T> product = plan.screen ? Product<T>::of_blas(anchor.cols) : Product<T>::of_sums();
-  const Search<T> search{metric, anchor, candidates, codes, queries, farthest, product};
+  const SearchPlan plan =
+      plan_search(b, m, anchor.cols, sizeof(T), torch::stable::get_num_threads(), metric != Metric::kChebyshev,
+                  {.wide = row_kernels<T>().wide, .amx = sizeof(T) == 4 && amx_in_use()});
+  const Search<T> search{metric, anchor, candidates, codes, queries, farthest};
+  const auto run = plan.kind == SearchPlan::kAmx ? screened_task<T> : task<T>;
   std::vector<Pick<T>> picks(b * plan.splits);
   const int64_t tasks = plan.blocks * plan.splits;
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t from, int64_t to) {
     for (int64_t t = from; t < to; ++t) {
       const int64_t split = t / plan.blocks, first = t % plan.blocks * plan.anchor_block;
       const int64_t begin = split * plan.split_size, end = std::min(m, begin + plan.split_size);
-      search.task(plan, first, std::min(plan.anchor_block, b - first), begin, end, picks.data() + split * b + first);
+      run(search, plan, first, std::min(plan.anchor_block, b - first), begin, end, picks.data() + split * b + first);
     }
   });
   for (int64_t split = 1; split < plan.splits; ++split)
