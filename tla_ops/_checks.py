@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from numbers import Real
 from typing import Any
 
@@ -17,6 +17,7 @@ REDUCTIONS = ("mean", "sum", "none")
 PRECISIONS = (None, "exact", "fast")
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_LARGEST = sys.float_info.max
 INTEGERS = (
     *(torch.int64, torch.int32, torch.int16, torch.int8),
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
@@ -102,13 +103,13 @@ def number(where: str, name: str, value: Any) -> float:
     if not is_number:
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
     # Not math.isfinite: torch.compile cannot trace that for numbers it keeps symbolic.
-    if not -math.inf < value < math.inf:
+    if not -_LARGEST <= value <= _LARGEST:
         raise ValueError(f"{where}: {name} must be finite, got {value}")
     return value if isinstance(value, float) else float(value)
 
 
 def choice(where: str, name: str, value: Any, known: tuple) -> None:
-    if value not in known:
+    if not (value is None or isinstance(value, str)) or value not in known:
         listed = ", ".join(repr(k) for k in known)
         raise ValueError(f"{where}: {name} must be one of {listed}, got {value!r}")
 

@@ -154,10 +154,11 @@ class BatchHardTripletLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         embeddings, *picks = ctx.saved_tensors
         g, e = _detached(grad, embeddings)
+        e = e.to(ops.result_dtype(e))  # a row's three parts are added up before they are rounded
         as_anchor, as_positive, as_negative = ops.triplet_loss_backward(
             g, e, e, e, *picks, *ctx.options, True, True, True, False
         )
-        total = as_anchor + as_positive + as_negative
+        total = (as_anchor + as_positive + as_negative).to(embeddings.dtype)
         return *_first_order([total], [True], grad, embeddings), None, None, None
 
 

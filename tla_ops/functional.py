@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -65,7 +66,8 @@ def triplet_adv_loss(
             as the authors' code has it.
         target_labels: (B,) look only among candidates of this class; where that is the row's own
             class, or no candidate has it, among all other classes (AT2L's mistaken class).
-        exclude: (B,) index of one candidate that the row never picks, -1 for none.
+        exclude: (B,) index of one candidate that the row never picks; any other number, such as
+            -1, leaves none out.
         precision: ``"exact"``: the pick is the true hardest in float32 arithmetic; ``"fast"``: one
             pass of the fastest matrix unit finds it, the distance is still float32; ``None``:
             exact unless ``torch.get_float32_matmul_precision()`` is not ``"highest"``.
@@ -261,6 +263,9 @@ def cdist(x1: Tensor, x2: Tensor, *, metric: str = "angular") -> Tensor:
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype, device or value, by name.
+
+    Gradients are in the inputs' dtypes; at a kink (equal rows, a cosine of 0) they are 0, and
+    chebyshev's goes to the lowest of tied coordinates.
     """
     where = "cdist"
     metric = check.metric(where, metric)
@@ -284,8 +289,9 @@ def cdist(x1: Tensor, x2: Tensor, *, metric: str = "angular") -> Tensor:
     if not has_kernels(x1):
         return reference.cdist(x1, x2, metric=metric)
     rows, columns, dim = x1.shape[-2], x2.shape[-2], x1.shape[-1]
-    x1 = x1.expand(*batch, rows, dim).reshape(-1, rows, dim) if batch else x1.unsqueeze(0)
-    x2 = x2.expand(*batch, columns, dim).reshape(-1, columns, dim) if batch else x2.unsqueeze(0)
+    count = math.prod(batch)
+    x1 = x1.expand(*batch, rows, dim).reshape(count, rows, dim)
+    x2 = x2.expand(*batch, columns, dim).reshape(count, columns, dim)
     return autograd.Cdist.apply(x1, x2, metric).reshape(*batch, rows, columns)
 
 

@@ -136,7 +136,8 @@ def _pair(x, y, metric):
 def _from_products(dot, nx, ny, metric):
     """1 - |<x,y>| / (||x|| ||y||), or without |.|; cosine 0, without gradient, of short vectors."""
     cosine = dot / nx.clamp_min(EPS) / ny.clamp_min(EPS)
-    cosine = torch.where((nx < EPS) | (ny < EPS), 0, cosine)
+    # A NaN stays one even beside a short vector.
+    cosine = torch.where(((nx < EPS) | (ny < EPS)) & ~cosine.isnan(), 0, cosine)
     return 1 - (cosine.abs() if metric == "angular" else cosine)
 
 

@@ -67,7 +67,10 @@ TLA_HD inline PairGradient gradient(Metric metric, const PairSums& s) {
   if (metric == Metric::kEuclidean) {
     if (s.value != 0) g.difference = 1 / std::sqrt(s.value);  // the subgradient at 0 is 0
   } else if (is_cosine(metric)) {
-    if (s.x2 < kTinySquaredNorm || s.y2 < kTinySquaredNorm) return g;
+    if (s.x2 < kTinySquaredNorm || s.y2 < kTinySquaredNorm) {
+      g.self_x = g.self_y = g.cross = 0 * (s.x2 + s.y2);  // NaN where the distance is
+      return g;
+    }
     const double scale = 1 / product_of_norms(s);
     const double cos = s.value * scale;
     double sign = 1;

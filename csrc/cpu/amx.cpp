@@ -11,33 +11,47 @@ namespace {
 
 constexpr int64_t kTile = 16 * 32;  // elements of one tile: 16 rows of 64 bytes
 
-// 32 columns of a row as bfloat16, of which the first `n` are there.
-__m512i round_row(const float* x, int64_t n) {
-  const __mmask16 low = n >= 16 ? 0xffff : (1u << n) - 1;
-  const __mmask16 high = n >= 32 ? 0xffff : n > 16 ? (1u << (n - 16)) - 1 : 0;
-  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, x + 16), _mm512_maskz_loadu_ps(low, x));
+// 32 columns of a row as bfloat16, of which the first `n` are there; what rounding took away goes, squared, into
+// `lost`.
+__m512i round_row(const float* x, int64_t n, __m512& lost) {
+  const __mmask16 below = n >= 16 ? 0xffff : (1u << n) - 1;
+  const __mmask16 above = n >= 32 ? 0xffff : n > 16 ? (1u << (n - 16)) - 1 : 0;
+  const __m512 low = _mm512_maskz_loadu_ps(below, x), high = _mm512_maskz_loadu_ps(above, x + 16);
+  const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  const auto widen = [](__m256i half) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  };
+  const __m512 r_low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(rounded)));
+  const __m512 r_high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64(rounded, 1)));
+  lost = _mm512_fmadd_ps(r_low, r_low, _mm512_fmadd_ps(r_high, r_high, lost));
+  return rounded;
 }
 
 }  // namespace
 
 // Panel layout: for each 32 columns two tiles of 16 rows.
-void pack_candidates(const float* rows, int64_t stride, int64_t count, int64_t d, uint16_t* panel) {
-  for (int64_t k = 0; k < d; k += 32)
-    for (int64_t j = 0; j < kPanel; ++j) {
-      const __m512i v =
-          j < count ? round_row(rows + j * stride + k, std::min<int64_t>(32, d - k)) : _mm512_setzero_si512();
-      _mm512_store_si512(panel + k * kPanel + j * 32, v);
-    }
+void pack_candidates(const float* rows, int64_t stride, int64_t count, int64_t d, uint16_t* panel, float* residuals) {
+  for (int64_t j = 0; j < kPanel; ++j) {
+    __m512 lost = _mm512_setzero_ps();
+    uint16_t* out = panel + j * 32;
+    for (int64_t k = 0; k < d; k += 32, out += 2 * kTile)
+      _mm512_store_si512(out, j < count ? round_row(rows + j * stride + k, std::min<int64_t>(32, d - k), lost)
+                                        : _mm512_setzero_si512());
+    residuals[j] = _mm512_reduce_add_ps(lost);
+  }
 }
 
-void pack_anchors(const float* rows, int64_t stride, int64_t count, int64_t d, uint16_t* panel) {
-  for (int64_t k = 0; k < d; k += 32)
-    for (int64_t i = 0; i < kPanel; ++i) {
+void pack_anchors(const float* rows, int64_t stride, int64_t count, int64_t d, uint16_t* panel, float* residuals) {
+  for (int64_t i = 0; i < kPanel; ++i) {
+    __m512 lost = _mm512_setzero_ps();
+    uint16_t* tile = panel + i / 16 * kTile;
+    for (int64_t k = 0; k < d; k += 32, tile += 2 * kTile) {
       alignas(64) uint32_t pairs[16] = {};
-      if (i < count) _mm512_store_si512(pairs, round_row(rows + i * stride + k, std::min<int64_t>(32, d - k)));
-      uint16_t* tile = panel + k * kPanel + i / 16 * kTile;
+      if (i < count) _mm512_store_si512(pairs, round_row(rows + i * stride + k, std::min<int64_t>(32, d - k), lost));
       for (int64_t p = 0; p < 16; ++p) std::memcpy(tile + p * 32 + i % 16 * 2, &pairs[p], 4);
     }
+    residuals[i] = _mm512_reduce_add_ps(lost);
+  }
 }
 
 Session::Session() {
@@ -83,17 +97,20 @@ void multiply(const uint16_t* candidates, const uint16_t* anchors, int64_t panel
   asm volatile("" ::: "memory");
 }
 
-int64_t scan(const Limits& limits, const float* s, int64_t n, float offset, float weight, float below, int32_t code,
-             bool absolute, int32_t* hits) {
-  const __m512 o = _mm512_set1_ps(offset), w = _mm512_set1_ps(weight), under = _mm512_set1_ps(below);
+int64_t scan(const Limits& limits, const float* s, int64_t n, float offset, float weight, float error, float below,
+             int32_t code, bool absolute, int32_t* hits) {
+  const __m512 o = _mm512_set1_ps(offset), w = _mm512_set1_ps(weight), e = _mm512_set1_ps(error);
+  const __m512 under = _mm512_set1_ps(below);
   const __m512 sign = _mm512_castsi512_ps(_mm512_set1_epi32(absolute ? 0x7fffffff : -1));
   const __m512i wanted = _mm512_set1_epi32(code);
   int64_t found = 0;
   for (int64_t i = 0; i < n; i += 16) {
     const __m512 score = _mm512_fmadd_ps(w, _mm512_and_ps(_mm512_loadu_ps(s + i), sign), o);
+    const __m512 scale = _mm512_loadu_ps(limits.scale + i);
+    const __m512 high = _mm512_fmadd_ps(e, scale, _mm512_loadu_ps(limits.high + i));
     // Negated, so that a NaN passes.
-    const __mmask16 not_above = ~_mm512_cmp_ps_mask(score, _mm512_loadu_ps(limits.high + i), _CMP_GT_OQ);
-    const __m512 low = _mm512_sub_ps(_mm512_loadu_ps(limits.low + i), under);
+    const __mmask16 not_above = ~_mm512_cmp_ps_mask(score, high, _CMP_GT_OQ);
+    const __m512 low = _mm512_sub_ps(_mm512_fnmadd_ps(e, scale, _mm512_loadu_ps(limits.low + i)), under);
     const __mmask16 not_below = ~_mm512_cmp_ps_mask(score, low, _CMP_LT_OQ);
     const __mmask16 same = _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(limits.code + i), wanted);
     const __mmask16 equal = _mm512_movepi32_mask(_mm512_loadu_si512(limits.equal + i));

@@ -46,10 +46,9 @@ struct PairWeights {
   template <class T>
   void add(double self_weight, const T* self, const T* other, const T* x, const T* y, int64_t d, int sign,
            T* out) const {
-    const RowKernels<T>& k = row_kernels<T>();
-    if (g.difference != 0) k.axpy_difference(static_cast<T>(sign * g.difference), x, y, d, out);
-    if (self_weight != 0) k.axpy(static_cast<T>(self_weight), self, d, out);
-    if (g.cross != 0) k.axpy(static_cast<T>(g.cross), other, d, out);
+    if (g.difference != 0) row_kernels<T>().axpy_difference(static_cast<T>(sign * g.difference), x, y, d, out);
+    add_scaled(self_weight, self, d, out);
+    add_scaled(g.cross, other, d, out);
     if (coordinate >= 0) out[coordinate] += static_cast<T>(sign * slope);
   }
 };

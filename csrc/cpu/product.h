@@ -30,16 +30,16 @@ void blas_product(const Block<T>& a, int64_t na, const Block<T>& c, int64_t nc, 
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(result.get(), left.get(), right.get()));
 }
 
-// torch may be set to round float32 operands to bfloat16 or TF32 first (torch.set_float32_matmul_precision and its
-// successors). The largest rounding of an operand, found by trying: 1 + 2^-12 survives neither. The probe is larger
-// than the sizes for which torch keeps to plain float32.
+// torch may be set to round float32 operands to bfloat16 (unit roundoff 2^-8) or TF32 first
+// (torch.set_float32_matmul_precision and its successors). The largest rounding of an operand, found by trying: 1 +
+// 2^-12 survives neither. The probe is larger than the sizes for which torch keeps to plain float32.
 template <class T>
 double operand_rounding() {
   constexpr int64_t n = 32;
   std::vector<T> x(n * n, static_cast<T>(1 + 0x1p-12)), out(n * n);
   blas_product<T>({x.data(), n}, n, {x.data(), n}, n, n, out.data(), n);
   const double exact = n * (1 + 0x1p-12) * (1 + 0x1p-12);
-  return std::fabs(out[0] - exact) < 1e-5 * n ? 0 : 0x1p-9;
+  return std::fabs(out[0] - exact) < 1e-5 * n ? 0 : 0x1p-8;
 }
 
 template <class T>
@@ -55,10 +55,8 @@ struct Product {
     return {true, (1.25 * static_cast<double>(d) + 64) * roundoff() + 2.02 * operand_rounding<T>()};
   }
 
-  // Operands rounded to bfloat16.
-  static Product of_bfloat16(int64_t d) {
-    return {true, (1.25 * static_cast<double>(d) + 64) * roundoff() + 2.02 * 0x1p-9};
-  }
+  // The additions alone of a product whose operands' rounding is measured (amx.h).
+  static Product of_measured(int64_t d) { return {true, (1.25 * static_cast<double>(d) + 64) * roundoff()}; }
 
   void run(Metric metric, const Block<T>& a, int64_t na, const Block<T>& c, int64_t nc, int64_t d, T* out,
            int64_t ldo) const {

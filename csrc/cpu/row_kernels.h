@@ -21,7 +21,7 @@ struct Scan {
   const int32_t* codes;
   T low, high;
   int32_t code;
-  bool equal;  // candidates whose code equals `code`, or all others
+  bool equal;  // candidates whose code equals `code`, or all others; INT32_MIN (an unfilled slot) never is a hit
   bool absolute;
 };
 

@@ -1,5 +1,6 @@
 // The vector code itself, compiled once an instruction set: the including file defines TLA_ISA and the tile shapes.
 // Plain GNU vector types, 64 bytes wide, so that every instruction set adds in the same order.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #if defined(__F16C__)
@@ -100,8 +101,11 @@ template <class T, class Op>
   return r[0];
 }
 
+// Longer sums are added up in pieces of this many elements, so that rounding does not grow with D.
+inline constexpr int64_t kPiece = 4096;
+
 template <class T, class Op, int kRows, int kColumns>
-void tile(const T* a, int64_t lda, const T* c, int64_t ldc, int64_t d, T* out, int64_t ldo) {
+void piece(const T* a, int64_t lda, const T* c, int64_t ldc, int64_t d, T* out, int64_t ldo) {
   using N = typename Native<T>::type;
   constexpr int n = kLanes<T>, step = TLA_VECTOR_BYTES / sizeof(T);
   N acc[kRows][kColumns][kParts] = {};
@@ -141,6 +145,18 @@ void tile(const T* a, int64_t lda, const T* c, int64_t ldc, int64_t d, T* out, i
     for (int j = 0; j < kColumns; ++j) out[i * ldo + j] = reduce<T, Op>(acc[i][j]);
 }
 
+template <class T, class Op, int kRows, int kColumns>
+[[gnu::always_inline]] inline void tile(const T* a, int64_t lda, const T* c, int64_t ldc, int64_t d, T* out,
+                                        int64_t ldo) {
+  piece<T, Op, kRows, kColumns>(a, lda, c, ldc, std::min(d, kPiece), out, ldo);
+  for (int64_t k = kPiece; k < d; k += kPiece) {
+    T part[kRows * kColumns];
+    piece<T, Op, kRows, kColumns>(a + k, lda, c + k, ldc, std::min(d - k, kPiece), part, kColumns);
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < kColumns; ++j) Op::join(out[i * ldo + j], part[i * kColumns + j]);
+  }
+}
+
 template <class T, class Op>
 void pairs_of(const T* a, int64_t lda, int64_t na, const T* c, int64_t ldc, int64_t nc, int64_t d, T* out,
               int64_t ldo) {
@@ -157,7 +173,7 @@ void pairs_of(const T* a, int64_t lda, int64_t na, const T* c, int64_t ldc, int6
 }
 
 template <class T, int kRows>
-void squares_tile(const T* c, int64_t ldc, int64_t d, T* out) {
+void squares_piece(const T* c, int64_t ldc, int64_t d, T* out) {
   using N = typename Native<T>::type;
   constexpr int n = kLanes<T>, step = TLA_VECTOR_BYTES / sizeof(T);
   N acc[kRows][kParts] = {};
@@ -178,6 +194,16 @@ void squares_tile(const T* c, int64_t ldc, int64_t d, T* out) {
       if (k < d) Dot::step(acc[j][p], v, v);
     }
     out[j] = reduce<T, Dot>(acc[j]);
+  }
+}
+
+template <class T, int kRows>
+void squares_tile(const T* c, int64_t ldc, int64_t d, T* out) {
+  squares_piece<T, kRows>(c, ldc, std::min(d, kPiece), out);
+  for (int64_t k = kPiece; k < d; k += kPiece) {
+    T part[kRows];
+    squares_piece<T, kRows>(c + k, ldc, std::min(d - k, kPiece), part);
+    for (int j = 0; j < kRows; ++j) Dot::join(out[j], part[j]);
   }
 }
 
@@ -204,7 +230,8 @@ template <class T, bool kAbsolute>
 int is_hit(const Scan<T>& scan, const T* s, int64_t j) {
   const T x = kAbsolute ? std::fabs(s[j]) : s[j];
   const T score = scan.offset[j] + scan.weight[j] * x;
-  return !(score > scan.high) & !(score < scan.low) & ((scan.codes[j] == scan.code) == scan.equal);
+  return !(score > scan.high) & !(score < scan.low) & ((scan.codes[j] == scan.code) == scan.equal) &
+         (scan.codes[j] != INT32_MIN);
 }
 
 template <class T, bool kAbsolute>

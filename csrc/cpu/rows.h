@@ -141,6 +141,18 @@ PairSums pair_sums(Metric metric, const T* x, double x2, const T* y, double y2, 
   return with_sum(metric, pair_sum(sum_of(metric), x, y, d), x, x2, y, y2, d);
 }
 
+// y += alpha x. What T could not hold of alpha (rows of extreme norms) is multiplied in double.
+template <class T>
+void add_scaled(double alpha, const T* x, int64_t d, T* y) {
+  const double size = std::fabs(alpha);
+  if (size == 0) return;
+  if ((size > 1e-30 && size < 1e30) || std::isnan(alpha)) {
+    row_kernels<T>().axpy(static_cast<T>(alpha), x, d, y);
+  } else {
+    for (int64_t k = 0; k < d; ++k) y[k] += static_cast<T>(alpha * x[k]);
+  }
+}
+
 // Rows at a time a thread should take, so that a parallel region is worth its start.
 inline int64_t grain(int64_t work_per_row) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_row)); }
 

@@ -36,27 +36,37 @@ struct Row {
     set_limits(metric, product);
   }
 
+  // The score of a candidate as far away as the row's `above`.
+  double score_of_above(Metric metric, bool screens) const {
+    if (is_cosine(metric)) return (query.above - 1) * std::sqrt(x2);
+    if (metric == Metric::kEuclidean) return query.above * query.above - (screens ? x2 : 0);
+    return query.above;
+  }
+
+  // A norm that sums in T may not survive: every candidate has to be looked at.
+  bool huge(Metric metric) const { return metric != Metric::kChebyshev && !(x2 < kHugeSquaredNorm<T>); }
+
+  // Where a scan may stop looking below, before errors.
+  double lower_limit(Metric metric, bool screens) const {
+    const double limit = score_of_above(metric, screens);
+    const bool usable = std::isfinite(query.above) && std::fabs(limit) < kHugeSquaredNorm<T> && !huge(metric);
+    return usable ? limit : -std::numeric_limits<double>::infinity();
+  }
+
   void set_limits(Metric metric, const Product<T>& product) {
-    const double norm = std::sqrt(x2);
-    double limit = query.above, error = 0;
+    const double limit = lower_limit(metric, product.screens);
+    double error = 0;
     relative = 0;
-    if (is_cosine(metric)) {
-      error = product.error * norm;
-      limit = (query.above - 1) * norm;
-    } else if (metric == Metric::kEuclidean && product.screens) {
+    if (is_cosine(metric))
+      error = product.error * std::sqrt(x2);
+    else if (metric == Metric::kEuclidean && product.screens)
       error = product.error * x2;
-      limit = query.above * query.above - x2;
-    } else if (metric == Metric::kEuclidean) {
+    else if (metric == Metric::kEuclidean)
       relative = static_cast<T>(product.error);
-      limit = query.above * query.above * (1 - product.error);
-    }
     slack = static_cast<T>(error);
-    limit -= 2 * error;
-    low = -std::numeric_limits<T>::infinity();
-    if (std::isfinite(query.above) && std::fabs(limit) < kHugeSquaredNorm<T>) low = static_cast<T>(limit);
-    // A norm that sums in T may not survive: look at every candidate.
-    const bool huge = metric != Metric::kChebyshev && !(x2 < kHugeSquaredNorm<T>);
-    high = huge ? std::numeric_limits<T>::quiet_NaN() : std::numeric_limits<T>::infinity();
+    low = static_cast<T>(limit - 2 * error - relative * std::fabs(limit));
+    if (std::isnan(low)) low = -std::numeric_limits<T>::infinity();
+    high = huge(metric) ? std::numeric_limits<T>::quiet_NaN() : std::numeric_limits<T>::infinity();
   }
 
   // An allowed candidate's score is at most `score`: what lies above it by more than the errors is out.
@@ -84,17 +94,26 @@ struct Tile {
 
   void load(Metric metric, const Matrix& candidates, int64_t first, int64_t count, bool farthest,
             const Product<T>& product) {
+    read(metric, candidates, first, count);
+    set_scores(metric, count, farthest, product);
+  }
+
+  void read(Metric metric, const Matrix& candidates, int64_t first, int64_t count) {
     const int64_t d = candidates.cols;
-    const T sign = farthest ? -1 : 1;
     rows = consecutive(candidates, first, count, buffer);
+    if (metric == Metric::kChebyshev) return;
+    row_kernels<T>().squares(rows.data, rows.stride, count, d, squares.data());
+    for (int64_t j = 0; j < count; ++j) y2[j] = squared_norm_from(squares[j], rows.row(j), d);
+  }
+
+  void set_scores(Metric metric, int64_t count, bool farthest, const Product<T>& product) {
+    const T sign = farthest ? -1 : 1;
     widest = 0;
-    if (metric != Metric::kChebyshev) row_kernels<T>().squares(rows.data, rows.stride, count, d, squares.data());
     for (int64_t j = 0; j < count; ++j) {
       offset[j] = 0;
       weight[j] = sign;
       width[j] = 0;
       if (metric == Metric::kChebyshev) continue;
-      y2[j] = squared_norm_from(squares[j], rows.row(j), d);
       if (is_cosine(metric)) {
         weight[j] = y2[j] < kTinySquaredNorm ? 0 : static_cast<T>(-sign / std::sqrt(y2[j]));
       } else if (product.screens) {
@@ -108,6 +127,11 @@ struct Tile {
     }
   }
 };
+
+template <class T>
+T magnitude(Metric metric, T sum) {
+  return metric == Metric::kAngular ? std::fabs(sum) : sum;
+}
 
 // The search as every task of it sees it.
 template <class T>
@@ -134,29 +158,31 @@ struct Search {
     return rows;
   }
 
-  // Decides about candidate `candidate`, number j of the tile, whose product with the row is `sum`.
-  void visit(Row<T>& row, const Tile<T>& tile, const Product<T>& product, T sum, int64_t j, int64_t candidate) const {
-    if (std::isnan(row.best.distance) || !row.query.rule.allows(candidate, codes[candidate])) return;
-    const T value = metric == Metric::kAngular ? std::fabs(sum) : sum;
+  // Decides about candidate `candidate`, number j of the tile, whose product with the row is `sum`. Returns whether it
+  // was one to choose from, so that its score may tighten the limits.
+  bool visit(Row<T>& row, const Tile<T>& tile, const Product<T>& product, T sum, int64_t j, int64_t candidate) const {
+    if (std::isnan(row.best.distance) || !row.query.rule.allows(candidate, codes[candidate])) return false;
     if (product.screens) sum = pair_sum(sum_of(metric), row.x, tile.rows.row(j), candidates.cols);
     const PairSums sums = with_sum(metric, sum, row.x, row.x2, tile.rows.row(j), tile.y2[j], candidates.cols);
     const T d = static_cast<T>(distance(metric, sums));
-    if (d <= row.query.above) return;
+    if (d <= row.query.above) return false;
     const Pick<T> pick{d, candidate};
     if (better(pick, row.best, farthest)) row.best = pick;
-    row.improve(tile.offset[j] + tile.weight[j] * value + tile.width[j]);
+    return true;
   }
 
   // Looks through the scores of one row; returns how many candidates it had to look at.
   int64_t scan(Row<T>& row, const Tile<T>& tile, const Product<T>& product, const T* sums, int64_t c, int64_t n) const {
     int64_t hits = 0;
-    for (int64_t j = -1; !std::isnan(row.best.distance); ++hits) {
+    for (int64_t j = -1; !std::isnan(row.best.distance);) {
       const Rule& rule = row.query.rule;
       const Scan<T> scan{tile.offset.data(), tile.weight.data(), codes.data() + c, row.low - tile.widest,
                          row.high,           rule.code,          rule.equal,       metric == Metric::kAngular};
       j = row_kernels<T>().next_hit(scan, sums, j + 1, n);
       if (j == n) break;
-      visit(row, tile, product, sums[j], j, c + j);
+      if (!visit(row, tile, product, sums[j], j, c + j)) continue;
+      row.improve(tile.offset[j] + tile.weight[j] * magnitude(metric, sums[j]) + tile.width[j]);
+      ++hits;
     }
     return hits;
   }

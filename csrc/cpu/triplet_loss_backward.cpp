@@ -23,11 +23,6 @@ double norm_slope(const TripletOptions& o, const Vector<T>& v, int64_t d, double
   return v.x2 == 0 ? 0 : g / std::sqrt(v.x2);
 }
 
-template <class T>
-void add_norm(double slope, const T* x, int64_t d, T* out) {
-  if (slope != 0) row_kernels<T>().axpy(static_cast<T>(slope), x, d, out);
-}
-
 Tensor zeros_like_rows(const Tensor& like, int64_t rows, int64_t d) {
   return torch::stable::new_zeros(like, std::vector<int64_t>{rows, d});
 }
@@ -103,7 +98,7 @@ class Backward {
       if (positive_out_.data == nullptr) continue;
       std::fill(other.begin(), other.end(), T(0));
       share.pair.add_y(a, p.x, d, other.data());
-      add_norm(share.norm, p.x, d, other.data());
+      add_scaled(share.norm, p.x, d, other.data());
       write_row(positive_out_.data, positive_out_.type, i * k + j, d, other.data());
     }
     if (row.has_negative) {
@@ -114,7 +109,7 @@ class Backward {
       share.pair.add_x(a, row.negative.x, d, sum.data());
       if (!negative_shares_.empty()) negative_shares_[i] = share;
     }
-    add_norm(norm_slope(o_, row.anchor, d, g), a, d, sum.data());
+    add_scaled(norm_slope(o_, row.anchor, d, g), a, d, sum.data());
     if (anchor_out_.data != nullptr) write_row(anchor_out_.data, anchor_out_.type, i, d, sum.data());
   }
 
@@ -147,7 +142,7 @@ class Backward {
           share.pair.add_y(anchors.row(order[n], x.data()), row, d, sum.data());
           norm += share.norm;
         }
-        add_norm(norm, row, d, sum.data());
+        add_scaled(norm, row, d, sum.data());
         write_row(data, type, sparse ? first : pick_of(first), d, sum.data());
       }
     });
