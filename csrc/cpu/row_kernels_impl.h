@@ -79,7 +79,7 @@ struct MaxDifference {
   // Keeps a NaN on either side: nothing compares greater than a NaN, and x != x lets one in.
   template <class N>
   static void join(N& acc, N x) {
-    acc = (x > acc) | (x != x) ? x : acc;
+    acc = ((x > acc) | (x != x)) ? x : acc;
   }
 };
 
