@@ -1,7 +1,7 @@
 # Every verb sets itself up: a virtual environment in .venv, torch, the build tools, the package built and installed.
 # Needs python3 (with venv), a C++20 compiler and make.
 PYTHON ?= python3
-# What `pip install` is asked for: TORCH=torch==2.13.0 for a given version.
+# What `pip install` is asked for when .venv is made: TORCH=torch==2.13.0 for a given version.
 TORCH ?= torch
 OTHER_TORCH ?= torch==2.13.0
 VENV ?= .venv

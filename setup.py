@@ -26,7 +26,9 @@ def torch_directory() -> Path:
 
 
 def require(tool: str) -> str:
-    path = shutil.which(tool)
+    """The tool that was installed beside this Python, whose environment may not be active."""
+    search = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    path = shutil.which(tool, path=search)
     if path is None:
         raise SystemExit(f"tla_ops needs {tool} to build: pip install {tool}")
     return path
@@ -36,20 +38,26 @@ class CMakeBuild(build_ext):
     """Configures and builds the CMake project once, with its output beside the Python package."""
 
     def build_extension(self, ext: Extension) -> None:
+        torch = torch_directory()
+        if importlib.util.find_spec("pybind11") is None:
+            raise SystemExit("tla_ops needs pybind11 to build: pip install pybind11")
         import pybind11
 
+        cuda = os.environ.get("TLA_OPS_CUDA", "auto").lower()
+        if cuda not in ("auto", "on", "off"):
+            raise SystemExit(f"TLA_OPS_CUDA must be auto, on or off, got {cuda!r}")
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         variables = {
             "CMAKE_BUILD_TYPE": "Debug" if self.debug else "Release",
             "TLA_VERSION": self.distribution.get_version(),
-            "TLA_TORCH_DIR": torch_directory(),
+            "TLA_TORCH_DIR": torch,
             "TLA_OUTPUT_DIR": output,
             "TLA_EXT_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
             "TLA_PYTHON_INCLUDE": sysconfig.get_path("include"),
             "TLA_PYBIND11_INCLUDE": pybind11.get_include(),
-            "TLA_CUDA": os.environ.get("TLA_OPS_CUDA", "auto"),
+            "TLA_CUDA": cuda,
         }
         cmake = require("cmake")
         # A build folder remembers the compilers and the torch of its first run, which may be gone.

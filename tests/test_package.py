@@ -32,6 +32,15 @@ def test_build_info():
     json.dumps(info)
 
 
+@pytest.mark.parametrize("name", ["libtla_ops_cpu.so", "_build_info*.so"])
+def test_the_libraries_hold_no_path_of_the_machine_that_built_them(name):
+    (library,) = Path(tla_ops.__file__).parent.glob(name)
+    content = library.read_bytes()
+    assert b"site-packages" not in content
+    assert b"/csrc/cpu/" not in content
+    assert b"torch/csrc/stable" in content or name.startswith("_")
+
+
 def test_public_names_are_there_and_documented():
     for name in tla_ops.__all__:
         assert getattr(tla_ops, name).__doc__, name
@@ -116,7 +125,7 @@ def test_the_readme_example_runs():
     assert names["encoder"].weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("name", ["quickstart", "memory_bank"])
+@pytest.mark.parametrize("name", ["quickstart", "own_model", "memory_bank"])
 def test_examples_run(name):
     script = ROOT / "examples" / f"{name}.py"
     if not script.exists():

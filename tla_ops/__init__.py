@@ -1,4 +1,4 @@
-"""Hard-negative triplet losses on adversarial features, fused, for CPU and CUDA.
+"""Hard-negative triplet losses on adversarial features, as fused C++ operators.
 
 ``triplet_adv_loss`` is the loss of "Metric Learning for Adversarial Robustness" (TLA, NeurIPS
 2019): for each adversarial feature the hardest negative of a pool, the hinge, the norm decay and

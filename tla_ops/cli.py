@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import io
 import json
 import os
 import sys
@@ -28,15 +29,21 @@ class CommandError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 (done), 1 (failed), 2 (bad usage) or 130 (interrupted)."""
+    # A terminal or a pipe that lacks a character gets a question mark, not an error.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse leaves this way after --help, --version and bad usage
         return BAD_USAGE if stop.code else DONE
+    except KeyboardInterrupt:
+        return _complain("tla-ops: interrupted", INTERRUPTED)
     try:
         result, text = args.run(args)
         print(json.dumps(result, allow_nan=False) if args.json else text(), flush=True)
     except KeyboardInterrupt:
-        kept = f", what was finished is in {args.output}" if getattr(args, "output", None) else ""
+        output = getattr(args, "output", None)
+        kept = f", what was finished is in {output}" if _holds_something(output) else ""
         return _complain(f"{args.name}: interrupted{kept}", INTERRUPTED)
     except BrokenPipeError:
         # The reader (head, less) left; keep the interpreter from complaining about it at exit.
@@ -45,6 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CommandError, OSError) as error:
         return _complain(f"{args.name}: {error}", FAILED)
     return DONE
+
+
+def _holds_something(output: Path | None) -> bool:
+    if output is None or not output.exists():
+        return False
+    return output.is_file() or any(output.iterdir())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,7 +113,12 @@ def _add_demo(verbs: Any) -> None:
         "tla-ops demo --json",
     )
     add = parser.add_argument
-    add("--seed", type=_at_least(0), default=0, help="decides every number (default: %(default)s)")
+    add(
+        "--seed",
+        type=_at_least(0, 2**32 - 1),
+        default=0,
+        help="decides every number (default: %(default)s)",
+    )
     add("--epochs", type=_at_least(1), default=30, help="default: %(default)s")
     add(
         "--output",
@@ -158,6 +176,12 @@ def _add_table2(targets: Any) -> None:
     add("--repeats", type=_at_least(1), default=10, help="timed iterations (default: %(default)s)")
     add("--attack-steps", type=_at_least(0), default=7, help="PGD steps (default: %(default)s)")
     add("--device", type=_device, default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
+    add(
+        "--threads",
+        type=_at_least(1),
+        metavar="N",
+        help="default: 1 for the small model on a CPU, which gains nothing from more",
+    )
     add("--output", type=Path, metavar="FILE", help="write the numbers as JSON, row by row")
     _finish(parser, "bench table2", _run_table2)
 
@@ -171,9 +195,13 @@ def _run_table2(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], 
     on_gpu = args.device.startswith("cuda")
     if on_gpu and not torch.cuda.is_available():
         raise CommandError(f"--device {args.device}: this torch sees no CUDA device")
+    if args.output is not None:
+        _check_file(args.output)
+    model = args.model or ("wrn" if on_gpu else "small")
     config = table2.Config(
         seed=0,
-        model=args.model or ("wrn" if on_gpu else "small"),
+        threads=args.threads or (1 if model == "small" and not on_gpu else None),
+        model=model,
         batch=args.batch,
         negatives=args.negatives,
         repeats=args.repeats,
@@ -242,19 +270,33 @@ def _need(name: str, *modules: str) -> None:
         raise CommandError(f"needs {' and '.join(missing)}: pip install 'tla_ops[train]'")
 
 
+def _check_file(path: Path) -> None:
+    """Fail before anything is measured where the result could not be written."""
+    if path.is_dir():
+        raise CommandError(f"--output {path}: is a folder")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"--output {path}: {folder} cannot be written to")
+
+
 def _complain(message: str, status: int) -> int:
     print(message, file=sys.stderr)
     return status
 
 
-def _at_least(lowest: int) -> Callable[[str], int]:
+def _at_least(lowest: int, highest: float = float("inf")) -> Callable[[str], int]:
     def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"must be an integer of at least {lowest}: {text!r}")
+        if not lowest <= value <= highest:
+            upper = "" if highest == float("inf") else f" and at most {highest}"
+            raise argparse.ArgumentTypeError(
+                f"must be an integer of at least {lowest}{upper}: {text!r}"
+            )
         return value
 
     return convert

@@ -90,7 +90,10 @@ def _run(config: Config, output: Path) -> dict[str, Any]:
         "environment": environment(torch.device("cpu")),
         "methods": {},
     }
-    write_json(output / "metrics.json", metrics)
+    # What an earlier run left would be taken for this one's where this one is interrupted.
+    for name in ("metrics.json", "demo.png", *(f"{key}.pt" for key in NAMES)):
+        (output / name).unlink(missing_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     panels = []
     for key in NAMES:
         model, result = train(key, splits, config)
