@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor> mine_as(const MineInputs& inputs, Metric metric, Mini
   return {distance, index};
 }
 
-// `fast` changes nothing here: the exact search is as fast as a matrix product.
+// `fast` changes nothing here: there is one search, and it is exact.
 std::tuple<Tensor, Tensor> mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels,
                                 std::optional<Tensor> positive, std::optional<Tensor> target_labels,
                                 std::optional<Tensor> exclude, std::optional<Tensor> uniform, std::string metric,

@@ -55,8 +55,7 @@ class Config:
     test_attack_steps: int = 20
     test_attack_restarts: int = 5
     candidates: int = 250
-    # The paper's weight and margin for MNIST, and its authors' code's norm weight there; of the
-    # settings tried, they were the best on the validation split.
+    # The paper's weight and margin for MNIST, and its authors' code's norm weight there.
     weight: float = 0.5
     norm_weight: float = 1e-4
     margin: float = 0.05
