@@ -21,6 +21,15 @@ struct Machine {
   bool amx = false;
 };
 
+// A CUDA launch: blocks of kThreads threads, clusters of consecutive blocks, and whether all blocks wait for each other.
+struct LaunchShape {
+  int64_t blocks = 1;
+  int cluster = 1;
+  bool cooperative = false;
+};
+
+inline constexpr int kThreads = 128;
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // A search of `anchors` among `candidates` of `dim` elements of `element_size` bytes. `product`: the metric has a
