@@ -21,7 +21,8 @@ struct Machine {
   bool amx = false;
 };
 
-// A CUDA launch: blocks of kThreads threads, clusters of consecutive blocks, and whether all blocks wait for each other.
+// A CUDA launch: blocks of kThreads threads, clusters of consecutive blocks, and whether all blocks wait for each
+// other.
 struct LaunchShape {
   int64_t blocks = 1;
   int cluster = 1;
@@ -66,6 +67,78 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
   }
   plan.split_size = std::max<int64_t>(1, ceil_div(candidates, plan.splits));
   plan.splits = std::max<int64_t>(1, ceil_div(candidates, plan.split_size));
+  return plan;
+}
+
+// --- CUDA: tiles of anchors x candidates, searched by teams of blocks
+// ---------------------------------------------------
+
+struct Gpu {
+  int64_t multiprocessors = 1;
+  int capability = 80;  // 90 for 9.0
+};
+
+// A tile's pairs are summed by a team of `team` blocks, each of which takes 8 / team parts of D. Teams stand in a grid
+// of teams_b x teams_m; team (b, m) takes the tiles (b, b + teams_b, ...) x (m, m + teams_m, ...). Behind them stand
+// `row_blocks` blocks for what is done row by row.
+struct TilePlan {
+  int anchor_tile = 64, candidate_tile = 32;
+  int tiles_b = 0, tiles_m = 0, teams_b = 0, teams_m = 0, teams = 0, row_blocks = 0;
+  int team = 1;
+  bool cluster = false;  // a team's blocks read each other's shared memory; otherwise they meet in global memory
+  int64_t shared_bytes = 0;
+  LaunchShape shape;
+};
+
+// Blocks of a kernel that keeps a tile in shared memory which a multiprocessor holds at once.
+inline int64_t tile_blocks_per_multiprocessor(int capability, int64_t shared_bytes, bool wide) {
+  constexpr int64_t kReserved = 1024;
+  const int64_t by_registers = wide ? 2 : 3;  // the kernels' __launch_bounds__
+  const int64_t kilobytes = capability >= 100                      ? 228
+                            : capability >= 90                     ? 227
+                            : capability == 80 || capability == 87 ? 163
+                            : capability >= 86                     ? 99
+                                                                   : 64;
+  return std::min(by_registers, kilobytes * 1024 / (shared_bytes + kReserved));
+}
+
+// `tiles`: the pairs are searched at all; `rows`: work of a warp each beside it.
+inline TilePlan plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, bool tiles,
+                           int64_t rows, Gpu gpu) {
+  TilePlan plan;
+  const bool wide = element_size > 4;
+  if (wide || anchors <= 32) plan.anchor_tile = 32, plan.candidate_tile = 64;
+  // A piece of 256 bytes of each row, two parts' sums, norms, bounds and keys.
+  plan.shared_bytes = 48 * 1024;
+  const int64_t resident =
+      gpu.multiprocessors * tile_blocks_per_multiprocessor(gpu.capability, plan.shared_bytes, wide);
+  int64_t row_blocks = std::min(ceil_div(rows, kThreads / 32), std::max<int64_t>(1, tiles ? resident / 4 : resident));
+  if (tiles) {
+    const int64_t tiles_b = ceil_div(anchors, plan.anchor_tile), tiles_m = ceil_div(candidates, plan.candidate_tile);
+    const int64_t all = tiles_b * tiles_m;
+    const bool clusters = gpu.capability >= 90;
+    // Clusters do not fill the last few multiprocessors of a group.
+    const int64_t usable = clusters ? resident * 3 / 4 : resident;
+    for (int team : {4, 8}) {
+      // No part of D is shorter than 64, and a team without a cluster has one tile.
+      const bool divides = !wide && all > 0 && ceil_div(dim, 64) >= team;
+      if (divides && all * team + ceil_div(row_blocks, team) * team <= usable) plan.team = team;
+    }
+    plan.cluster = clusters && plan.team > 1;
+    row_blocks = ceil_div(row_blocks, plan.team) * plan.team;
+    const int64_t room = std::max<int64_t>(1, ((plan.cluster ? usable : resident) - row_blocks) / plan.team);
+    const int64_t teams_b = all > 0 ? std::min(tiles_b, room) : 0;
+    const int64_t teams_m = all > 0 ? std::min(tiles_m, room / teams_b) : 0;
+    plan.tiles_b = static_cast<int>(tiles_b);
+    plan.tiles_m = static_cast<int>(tiles_m);
+    plan.teams_b = static_cast<int>(teams_b);
+    plan.teams_m = static_cast<int>(teams_m);
+    plan.teams = plan.teams_b * plan.teams_m;
+  }
+  plan.row_blocks = static_cast<int>(row_blocks);
+  plan.shape.blocks = std::max(1, plan.teams * plan.team + plan.row_blocks);
+  plan.shape.cluster = plan.cluster ? plan.team : 1;
+  plan.shape.cooperative = true;
   return plan;
 }
 

@@ -1,6 +1,6 @@
-// What kernel bodies ask of the machine: indices, barriers, warp exchanges, clusters, the grid, half precision. nvcc gets
-// the hardware's; a host compiler gets tests/simt/shim.h, which runs the same bodies on fibers. Blocks and grids are
-// one-dimensional, warp operations take all 32 lanes.
+// What kernel bodies ask of the machine: indices, barriers, warp exchanges, clusters, the grid, half precision. nvcc
+// gets the hardware's; a host compiler gets tests/simt/shim.h, which runs the same bodies on fibers. Blocks and grids
+// are one-dimensional, warp operations take all 32 lanes.
 #pragma once
 
 #include <cstdint>
@@ -93,13 +93,22 @@ TLA_DEVICE double from_bits(uint64_t bits) { return __longlong_as_double(bits); 
 
 namespace tla::cuda {
 
-// 16 or 8 bytes moved at once; elements of 2 bytes are carried as their bits.
+// What is moved at once; elements of 2 bytes are carried as their bits.
 template <class T, int n>
-struct alignas(sizeof(T) * n) Pack {
+struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Pack {
   T at[n];
 };
 
 constexpr int kWarp = 32;
+
+// The same number, of which the compiler knows nothing: addresses that follow from it are not computed ahead of a loop,
+// into registers that the loop needs.
+TLA_DEVICE int unknown(int value) {
+#ifdef __CUDACC__
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
 
 TLA_DEVICE float bfloat16_to_float(uint16_t bits) { return from_bits(static_cast<uint32_t>(bits) << 16); }
 // To the nearest, ties to even; NaN stays NaN.

@@ -1,0 +1,31 @@
+// mine on CUDA: checks, launch, registration.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "mine.cuh"
+#include "tensors.h"
+
+namespace tla::cuda {
+namespace {
+
+// `fast` changes nothing here: there is one search, and it is exact.
+std::tuple<Tensor, Tensor> mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels,
+                                std::optional<Tensor> positive, std::optional<Tensor> target_labels,
+                                std::optional<Tensor> exclude, std::optional<Tensor> uniform, std::string metric,
+                                std::string mining, bool same_class, [[maybe_unused]] bool fast) {
+  const Device device(anchor);
+  SearchSetup setup(device, anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
+                    parse_metric(metric), parse_mining(mining), same_class, /*loss=*/false, /*squares=*/false);
+  setup.allocate(anchor);
+  const int64_t b = anchor.size(0);
+  Tensor distance = empty(anchor, {b}, result_type(anchor)), index = empty(anchor, {b}, ScalarType::Long);
+  const MineParams params{setup.params, distance.mutable_data_ptr(), static_cast<int64_t*>(index.mutable_data_ptr())};
+  if (b > 0) launch_mine(params, setup.wide, device.launcher());
+  return {distance, index};
+}
+
+}  // namespace
+}  // namespace tla::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(tla_ops, CUDA, m) { m.impl("mine", TORCH_BOX(&tla::cuda::mine)); }
