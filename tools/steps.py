@@ -116,7 +116,9 @@ class Runner:
         if status is None:
             return Outcome(step.name, CUT, seconds, f"after {limit:.0f} s; {last}".rstrip("; "))
         if status:
-            print("\n".join(f"    | {line}" for line in lines[-25:]), flush=True)
+            # A compiler's first errors stand far above the end of what a build prints.
+            early = [line for line in lines[:-20] if "error:" in line.lower()][:8]
+            print("\n".join(f"    | {line}" for line in early + lines[-20:]), flush=True)
             return Outcome(step.name, FAILED, seconds, f"exit status {status}; {last}".rstrip("; "))
         return Outcome(step.name, PASSED, seconds, last)
 
