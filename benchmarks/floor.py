@@ -6,6 +6,7 @@ Of latency.py; `python benchmarks/floor.py` prints them alone. Needs nvcc for th
 from __future__ import annotations
 
 import ctypes
+import functools
 import shutil
 import subprocess
 import tempfile
@@ -20,11 +21,26 @@ CHAIN = 16
 SCRATCH_BYTES = 4096  # a workspace of a few hundred partial results
 
 
+@functools.cache
+def _capture_stream() -> torch.cuda.Stream:
+    """One for all captures: autograd runs a backward pass on the stream of its forward pass."""
+    return torch.cuda.Stream()
+
+
 def captured(body: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """A graph of what the body launches; call the body once before, outside."""
+    """A graph of what the body launches; call the body once before, outside.
+
+    Not `torch.cuda.graph`, which empties the allocator's cache and may collect garbage each time:
+    there are thousands of captures here.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        body()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(_capture_stream()):
+        graph.capture_begin()
+        try:
+            body()
+        finally:
+            graph.capture_end()
     return graph
 
 

@@ -83,6 +83,8 @@ class Bench:
         problems = [random_problem(shape, dtype, self.generator) for _ in range(self.plan.sets)]
         for mode in MODES:
             self.rows += self._mode(problems, shape, dtype, mode)
+        if self.plan.device == "cuda":
+            torch.cuda.empty_cache()  # a graph has a memory pool of its own
 
     def _mode(
         self, problems: list[Problem], shape: tuple[int, int, int], dtype: torch.dtype, mode: str
