@@ -8,9 +8,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_TOOLS := "cmake>=3.24" ninja "pybind11>=2.12" "setuptools>=77" wheel build
+WHEELS ?= $(BUILD_TOOLS) pytest pytest-xdist hypothesis rich scikit-learn matplotlib
 SOURCES := $(shell find csrc cmake tla_ops -type f -not -name '*.pyc' -not -name '*.so') \
            setup.py CMakeLists.txt pyproject.toml
-CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # A terminal shows progress; a log gets plain lines.
 export PYTHONUNBUFFERED = 1
 
@@ -45,6 +46,26 @@ bench: $(VENV)/.installed ## the operators beside their peers; JSON under benchm
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/render.py
 
+.PHONY: latency
+latency: $(VENV)/.installed ## forward and backward at the papers' sizes, on the GPU if there is one
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/render.py
+
+# Kernels in double precision may spill: nobody trains on them.
+.PHONY: ptxas
+ptxas: $(VENV)/.tools ## registers, spills and stack frames of every CUDA kernel; needs nvcc, no GPU
+	@$(BIN)/python tools/check_ptxas.py --allow '\bdouble\b' || { status=$$?; \
+	  [ $$status = 2 ] && ! command -v nvcc >/dev/null && echo "skipped: nvcc is not on PATH" && exit 0; exit $$status; }
+
+.PHONY: gpu
+gpu: ## all that needs a GPU, with $(PYTHON)'s torch and no network; RESULTS=folder ONLY=step,step COMMIT=name
+	@$(PYTHON) tools/gpu.py $(if $(RESULTS),--results "$(RESULTS)") $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(COMMIT),--commit $(COMMIT))
+
+.PHONY: gpu-wheels
+gpu-wheels: ## fetch what `make gpu` may lack into wheels/; WHEELS=names, WHEEL_OPTIONS='--python-version 3.12 ...'
+	$(PYTHON) -m pip download -q --only-binary=:all: -d wheels $(WHEEL_OPTIONS) $(WHEELS)
+
 .PHONY: test-torch-versions
 test-torch-versions: $(VENV)/.installed ## one wheel, built from the sdist, tested under two versions of torch
 	rm -rf dist
@@ -62,7 +83,7 @@ test-isolated: ## `pip install .` and `python -m build` as they stand; fetches t
 
 .PHONY: clean
 clean: ## everything that was built, the virtual environments too
-	rm -rf .venv .venv-other-torch .venv-isolated build dist demo-output *.egg-info
+	rm -rf .venv .venv-other-torch .venv-isolated wheels build dist demo-output *.egg-info
 
 $(VENV)/.tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -10,16 +10,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import tla_ops
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @dataclass
@@ -38,7 +40,14 @@ class Row:
     p80_ms: float
     peak_mb: float | None = None
     regret: float | None = None
-    repeats: int = field(default=0)
+    repeats: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
+    """What a benchmark has beyond these: further keys of the row in the file."""
+
+    def as_json(self) -> dict[str, Any]:
+        row = asdict(self)
+        more = row.pop("more")
+        return {key: value for key, value in (row | more).items() if value is not None}
 
 
 def measure(
@@ -61,34 +70,120 @@ def measure(
             times[name].append((time.perf_counter() - start) * 1e3)
     rows = []
     for name, values in times.items():
-        p20, *_, p80 = statistics.quantiles(values, n=5)
-        rows.append(
-            Row(bench, name, mode, *shape, dtype, statistics.median(values), p20, p80,
-                repeats=repeats)
-        )  # fmt: skip
+        rows.append(Row(bench, name, mode, *shape, dtype, *quantiles(values), repeats=repeats))
     return rows
 
 
-def write_results(name: str, rows: list[Row], output: Path | None = None) -> Path:
-    """One object a file, named after the benchmark, in the machine's own folder."""
-    path = output or RESULTS / machine() / f"{name}.json"
+@dataclass
+class Run:
+    """A call to time. With `prepare`, which is not timed, every call is timed by itself."""
+
+    call: Callable[[], object]
+    prepare: Callable[[], object] | None = None
+
+
+def measure_on(
+    device: str, runs: dict[str, Sequence[Run]], calls: int, samples: int
+) -> dict[str, list[float]]:
+    """Milliseconds a call, `samples` times `calls` calls that rotate among an implementation's runs
+    (one a set of inputs). Implementations take turns. On a GPU between two events."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for several in runs.values():
+        for run in (*several, *several[:1], *several[:1]):
+            if run.prepare:
+                run.prepare()
+            run.call()
+    for _ in range(samples):
+        for name, several in runs.items():
+            queue = [several[i % len(several)] for i in range(calls)]
+            if several[0].prepare:
+                times[name] += [_elapsed(device, [run]) for run in queue[: len(several)]]
+            else:
+                times[name].append(_elapsed(device, queue))
+    return times
+
+
+def _elapsed(device: str, queue: Sequence[Run]) -> float:
+    if queue[0].prepare:
+        queue[0].prepare()
+    if device != "cuda":
+        started = time.perf_counter()
+        for run in queue:
+            run.call()
+        return (time.perf_counter() - started) * 1e3 / len(queue)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for run in queue:
+        run.call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / len(queue)
+
+
+def host_time(runs: Sequence[Run]) -> float:
+    """Milliseconds a call keeps the host, without waiting for the GPU; the median of 16 calls."""
+    times = []
+    for i in range(16):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        runs[i % len(runs)].call()
+        times.append((time.perf_counter() - started) * 1e3)
+    torch.cuda.synchronize()
+    return statistics.median(times)
+
+
+def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """(median, 20%, 80%)"""
+    p20, *_, p80 = statistics.quantiles(values, n=5)
+    return statistics.median(values), p20, p80
+
+
+def write_results(
+    name: str,
+    rows: list[Row],
+    output: Path | None = None,
+    device: str = "cpu",
+    commit: str | None = None,
+    **more: object,
+) -> Path:
+    """One object a file, named after the benchmark, in the machine's own folder.
+
+    A file is whole or as it was before: a benchmark may write after each step.
+    """
+    path = output or RESULTS / machine(device) / f"{name}.json"
+    document = environment(device, commit) | more | {"rows": [row.as_json() for row in rows]}
+    write_json(path, document)
+    return path
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {
-        "machine": machine(),
-        "device": f"{cpu_model()}, {torch.get_num_threads()} threads",
-        "instruction_sets": tla_ops.build_info()["cpu"]["available"],
-        "driver": None,
+    temporary = path.with_suffix(".tmp")
+    rows = document.get("rows", [])
+    head = json.dumps({k: v for k, v in document.items() if k != "rows"}, indent=1)
+    body = ",\n".join(f"  {json.dumps(row)}" for row in rows)  # a line a row
+    temporary.write_text(f'{head[:-2]},\n "rows": [\n{body}\n ]\n}}\n')
+    os.replace(temporary, path)
+
+
+def environment(device: str = "cpu", commit: str | None = None) -> dict[str, Any]:
+    """What every results file says of where its numbers come from."""
+    facts: dict[str, Any] = {"machine": machine(device)}
+    if device == "cuda":
+        facts |= {"device": gpu_description(), "driver": driver(), "cpu": cpu_model()}
+        facts["capability"] = ".".join(map(str, torch.cuda.get_device_capability()))
+    else:
+        facts["device"] = f"{cpu_model()}, {torch.get_num_threads()} threads"
+        facts["instruction_sets"] = tla_ops.build_info()["cpu"]["available"]
+        facts["driver"] = None
+    return facts | {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "commit": commit(),
+        "commit": commit or current_commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "rows": [{k: v for k, v in asdict(row).items() if v is not None} for row in rows],
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(temporary, path)
-    return path
 
 
 def print_table(rows: list[Row]) -> None:
@@ -97,13 +192,14 @@ def print_table(rows: list[Row]) -> None:
     for row in rows:
         groups.setdefault((row.bench, row.mode, row.B, row.M, row.D, row.dtype), []).append(row)
     for (bench, mode, b, m, d, dtype), group in groups.items():
-        ours = next(row.median_ms for row in group if row.impl == "tla_ops")
+        ours = next((row.median_ms for row in group if row.impl == "tla_ops"), None)
         print(f"\n{bench} {mode}, B={b} M={m} D={d} {dtype}")
         for row in sorted(group, key=lambda row: row.median_ms):
+            ratio = f"{row.median_ms / ours:8.2f} x" if ours else ""
             regret = "" if row.regret is None else f"  regret {row.regret:.1e}"
             print(
                 f"  {row.impl:<26}{row.median_ms:10.3f} ms  "
-                f"[{row.p20_ms:.3f}, {row.p80_ms:.3f}]{row.median_ms / ours:8.2f} x{regret}"
+                f"[{row.p20_ms:.3f}, {row.p80_ms:.3f}]{ratio}{regret}"
             )
 
 
@@ -115,18 +211,43 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine() -> str:
-    """A folder name for this CPU: its model and the widest instruction set."""
-    model = "".join(c if c.isalnum() else "-" for c in cpu_model().lower())
-    words = [w for w in model.split("-") if w and w not in ("r", "processor", "cpu")]
+def gpu_description() -> str:
+    p = torch.cuda.get_device_properties(0)
+    memory = p.total_memory / 2**30
+    return f"{p.name}, {p.multi_processor_count} multiprocessors, {memory:.0f} GiB"
+
+
+def driver() -> str | None:
+    version = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return version.splitlines()[0] if version else None
+
+
+def machine(device: str = "cpu") -> str:
+    """A folder name: the GPU's name, or the CPU's model and its widest instruction set."""
+    if device == "cuda":
+        return _dashed(torch.cuda.get_device_name())
+    words = [w for w in _dashed(cpu_model()).split("-") if w not in ("r", "processor", "cpu")]
     return "-".join([*words, tla_ops.build_info()["cpu"]["in_use"]])
 
 
-def commit() -> str | None:
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
-    return run.stdout.strip() or None
+def _dashed(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def current_commit() -> str | None:
+    """The checkout's commit, "-dirty" where anything but results differs from it."""
+    commit = output_of("git", "rev-parse", "--short", "HEAD")
+    if not commit:
+        return None
+    rendered = [":!benchmarks/results", ":!docs/performance.md"]
+    changed = output_of("git", "status", "--porcelain", "--", ".", *rendered)
+    return commit if changed == "" else f"{commit}-dirty"
+
+
+def output_of(*command: str) -> str | None:
+    """What a command prints, None if it is missing or fails."""
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None

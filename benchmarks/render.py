@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
+
+from render_latency import latency_tables, line
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "performance.md"
@@ -39,8 +40,8 @@ def tables(document: dict) -> list[str]:
         f"\n## {document['device']}\n",
         f"torch {document['torch']}, commit {document['commit']}, {document['date'][:10]}; "
         f"instruction sets {', '.join(document['instruction_sets'])}.\n",
-        _line(COLUMNS),
-        _line(["---"] * len(COLUMNS)),
+        line(COLUMNS),
+        line(["---"] * len(COLUMNS)),
     ]
     for (bench, mode, dtype, b, m, d), rows in groups.items():
         ours = next(row["median_ms"] for row in rows if row["impl"] == "tla_ops")
@@ -51,20 +52,25 @@ def tables(document: dict) -> list[str]:
                 *(f"{row['p20_ms']:.3f}–{row['p80_ms']:.3f}", f"{ratio:.2f}"),
                 f"{row['regret']:.0e}" if "regret" in row else "",
             )
-            lines.append(_line(cells))
+            lines.append(line(cells))
     return lines
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def page(results: Path) -> str:
+    """The whole of docs/performance.md: says nothing that is not in a results file."""
+    parts = [INTRO]
+    for path in sorted(results.glob("*/peers.json")):
+        parts.append("\n".join(tables(json.loads(path.read_text()))) + "\n")
+    for path in sorted(results.glob("*/latency.json")):
+        document = json.loads(path.read_text())
+        if "capability" in document:  # a GPU's
+            parts.append("\n".join(latency_tables(document)) + "\n")
+    return "\n".join(parts)
 
 
 def main() -> None:
-    parts = [INTRO]
-    for path in sorted((HERE / "results").glob("*/peers.json")):
-        parts.append("\n".join(tables(json.loads(path.read_text()))) + "\n")
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text("\n".join(parts))
+    TARGET.write_text(page(HERE / "results"))
     print(f"written to {TARGET}")
 
 

@@ -1,0 +1,75 @@
+"""Every operator once or a few times, small and odd, for compute-sanitizer to watch: no results are
+compared here. PyTorch's caching allocator should be off (PYTORCH_NO_CUDA_MEMORY_CACHING=1)."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+
+import torch
+from torch import Tensor
+
+import tla_ops
+
+SHAPES = [(1, 1, 1, 1), (3, 37, 19, 2), (50, 129, 65, 1), (17, 513, 640, 1), (5, 0, 8, 1)]
+METRICS = ("angular", "cosine", "euclidean", "chebyshev")
+REDUCTIONS = ("mean", "none")
+
+
+def problem(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    b, m, d, k = shape
+    g = torch.Generator().manual_seed(1)
+    features = [
+        torch.randn(size, generator=g).to(device, dtype).requires_grad_()
+        for size in ((b, d), (b, k, d), (m, d))
+    ]
+    labels = [torch.randint(4, (n,), generator=g).to(device) for n in (b, m)]
+    return *features, *labels
+
+
+def exercise(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str) -> int:
+    """How many calls were made."""
+    a, p, c, y, cy = problem(shape, dtype, device)
+    calls = 0
+    for metric, reduction in itertools.product(METRICS, REDUCTIONS):
+        options = {"metric": metric, "reduction": reduction, "norm_weight": 0.01}
+        for mining in ("hardest", "semihard", "random"):
+            loss = tla_ops.triplet_adv_loss(a, p, c, y, cy, mining=mining, **options)
+            torch.autograd.grad(loss.sum(), (a, p, c))
+            calls += 2
+        loss = tla_ops.triplet_loss(a, p, a.detach() + 1, **options)
+        torch.autograd.grad(loss.sum(), (a, p))
+        loss = tla_ops.batch_hard_triplet_loss(a, y, margin=0.1, **options)
+        torch.autograd.grad(loss.sum(), a)
+        calls += 4
+    for metric in METRICS:
+        torch.autograd.grad(tla_ops.cdist(a, c, metric=metric).sum(), (a, c))
+        own = torch.arange(len(y), device=device)
+        for precision in ("exact", "fast"):
+            tla_ops.mine_negatives(
+                a, c, y, cy, metric=metric, target_labels=(y + 1) % 4, exclude=own,
+                precision=precision,
+            )  # fmt: skip
+            tla_ops.mine_positives(a, c, y, cy, metric=metric, precision=precision)
+        calls += 6
+    loss = tla_ops.triplet_adv_loss(a, p, c, y, cy, sparse_grad=True)
+    loss.backward()
+    return calls + 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda")
+    device = parser.parse_args().device
+    calls = sum(exercise(shape, torch.float32, device) for shape in SHAPES)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        calls += exercise(SHAPES[1], dtype, device)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    print(f"{calls} calls on {device}")
+
+
+if __name__ == "__main__":
+    main()
