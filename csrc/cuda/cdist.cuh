@@ -17,8 +17,7 @@ struct CdistParams {
 };
 
 TLA_DEVICE Rows matrix_of(Rows rows, int64_t step, int64_t n) {
-  const int64_t size = rows.type == Type::kFloat64 ? 8 : rows.type == Type::kFloat32 ? 4 : 2;
-  rows.data = static_cast<const char*>(rows.data) + n * step * size;
+  rows.data = static_cast<const char*>(rows.data) + n * step * size_of(rows.type);
   return rows;
 }
 

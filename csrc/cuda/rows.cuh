@@ -2,6 +2,7 @@
 // rows of a contiguous tensor, written.
 #pragma once
 
+#include "../common/metric.h"
 #include "simt.cuh"
 
 namespace tla::cuda {
@@ -16,6 +17,18 @@ struct Rows {
   bool packed = false;
   int64_t row_stride = 0, col_stride = 1;
 };
+
+TLA_HD inline int64_t size_of(Type type) { return type == Type::kFloat64 ? 8 : type == Type::kFloat32 ? 4 : 2; }
+
+// `rows` rows of `columns` elements; `step`: elements between this view and the next of a stack of them.
+inline Rows make_rows(const void* data, Type type, int64_t rows, int64_t columns, int64_t row_stride,
+                      int64_t col_stride, int64_t step) {
+  const int64_t size = size_of(type), boundary = size == 2 ? 8 : 16;
+  const auto even = [&](int64_t bytes) { return bytes % boundary == 0; };
+  const bool packed = col_stride == 1 && columns % 4 == 0 && even(reinterpret_cast<intptr_t>(data)) &&
+                      even(step * size) && (rows <= 1 || even(row_stride * size));
+  return {data, type, packed, row_stride, col_stride};
+}
 
 struct Float64 {
   using Bits = double;

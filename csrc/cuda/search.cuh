@@ -19,8 +19,7 @@ struct Positives {
 
   TLA_DEVICE Rows of(int64_t i) const {
     Rows rows = first;
-    const int64_t size = rows.type == Type::kFloat64 ? 8 : rows.type == Type::kFloat32 ? 4 : 2;
-    rows.data = static_cast<const char*>(rows.data) + i * step * size;
+    rows.data = static_cast<const char*>(rows.data) + i * step * size_of(rows.type);
     return rows;
   }
 };
@@ -54,6 +53,17 @@ struct SearchParams {
   TLA_HD bool farthest(bool far) const { return far || (same_class && mining == Mining::kHardest); }
   TLA_HD bool meets_in_grid() const { return plan.team > 1 && !plan.cluster; }
 };
+
+// Bytes of a search's workspace, in the order of SearchParams.
+struct SearchBytes {
+  int64_t keys, squares, sums;
+};
+inline SearchBytes search_bytes(const SearchParams& p, bool wide, bool squares) {
+  const int part = p.plan.anchor_tile == 32 ? Shape<float, 32>::kPartSize : Shape<float, 64>::kPartSize;
+  return {p.slots() * p.partials() * p.b * (wide ? 16 : 8),
+          squares && !p.random() ? p.m * static_cast<int64_t>(sizeof(double)) : 0,
+          p.meets_in_grid() ? int64_t{p.plan.teams} * kParts * part * static_cast<int64_t>(sizeof(float)) : 0};
+}
 
 // What row i may pick.
 struct Rule {
@@ -106,9 +116,9 @@ TLA_DEVICE T nearest_positive(const SearchParams& p, int64_t i) {
   return nearest;
 }
 
-// A random pick of row i, by a warp: the floor(u n)-th of its n allowed candidates.
+// A random pick of row i, by a warp: the floor(u n)-th of its n allowed candidates. Returns its squared norm, or -1.
 template <class Op, class T>
-TLA_DEVICE void pick_at_random(const SearchParams& p, int64_t i) {
+TLA_DEVICE double pick_at_random(const SearchParams& p, int64_t i) {
   const Rule rule(p, i);
   const auto allowed = [&](int64_t j, bool wanted) {
     const int64_t label = j < p.m ? p.labels.pool[j] : kNeverLabel;
@@ -121,6 +131,7 @@ TLA_DEVICE void pick_at_random(const SearchParams& p, int64_t i) {
   }
   const int64_t count = of_target > 0 ? of_target : others;
   Key<T> key = Key<T>::none();
+  double square = -1;
   if (count > 0) {
     int64_t rank = static_cast<int64_t>(std::floor(p.uniform[i] * count));
     rank = rank < 0 ? 0 : rank < count ? rank : count - 1;
@@ -134,10 +145,12 @@ TLA_DEVICE void pick_at_random(const SearchParams& p, int64_t i) {
       }
       rank -= here;
     }
-    key = Key<T>::of(warp_pair<Op, T>(p.metric, p.anchor, i, p.candidates, picked, p.d).distance, picked,
-                     p.farthest(false));
+    const Pair<T> pair = warp_pair<Op, T>(p.metric, p.anchor, i, p.candidates, picked, p.d);
+    key = Key<T>::of(pair.distance, picked, p.farthest(false));
+    square = pair.sums.y2;
   }
   if (lane_id() == 0) static_cast<Key<T>*>(p.keys)[i] = key;
+  return square;
 }
 
 template <class Op, class T, class S>
@@ -204,9 +217,16 @@ struct TileSearch {
   }
 
   TLA_DEVICE void publish_in_global() {
-    T* out = in_global(rank());
     block_sync();
-    for (int n = thread_id(); n < kParts / p.plan.team * S::kPartSize; n += kThreadsOfTile) out[n] = shared[n];
+    for (int part = 0; part < kParts / p.plan.team; ++part) {
+      const T* from = shared + part * S::kPartSize;
+      T* to = in_global(rank()) + part * S::kPartSize;
+      for (int n = thread_id(); n < S::kA * S::kC; n += kThreadsOfTile) {
+        const int at = n / S::kC * S::kSums + n % S::kC;
+        to[at] = from[at];
+      }
+      if (norms() && thread_id() < S::kRows) to[S::kA * S::kSums + thread_id()] = from[S::kA * S::kSums + thread_id()];
+    }
   }
 
   TLA_DEVICE void score(int b, int m) {

@@ -30,12 +30,10 @@ SearchSetup::SearchSetup(const Device& device, const Tensor& anchor, const Tenso
   const bool random = mining == Mining::kRandom;
   // A pick at random leaves the other candidates' norms unread.
   p.plan = plan_tiles(p.b, p.m, p.d, wide ? 8 : 4, !random, loss || random ? p.b : 0, device.gpu());
-  keys_ = workspace.reserve(p.slots() * p.partials() * p.b * (wide ? 16 : 8));
-  if (squares && !random) squares_ = workspace.reserve(p.m * sizeof(double));
-  if (p.meets_in_grid())
-    sums_ = workspace.reserve(p.plan.teams * kParts *
-                              (p.plan.anchor_tile == 32 ? Shape<float, 32>::kPartSize : Shape<float, 64>::kPartSize) *
-                              sizeof(float));
+  const SearchBytes bytes = search_bytes(p, wide, squares);
+  keys_ = workspace.reserve(bytes.keys);
+  squares_ = bytes.squares > 0 ? workspace.reserve(bytes.squares) : -1;
+  sums_ = workspace.reserve(bytes.sums);
 }
 
 void SearchSetup::allocate(const Tensor& like) {

@@ -95,12 +95,9 @@ inline Type type_of(const Tensor& t) {
 
 // The last two dimensions; `step`: elements between the matrices of a stack of them.
 inline Rows rows_of(const Tensor& t, int64_t step = 0) {
-  const int64_t last = t.dim() - 1, size = t.element_size(), boundary = size == 2 ? 8 : 16;
-  Rows rows{t.const_data_ptr(), type_of(t), false, t.stride(last - 1), t.stride(last)};
-  const auto even = [&](int64_t bytes) { return bytes % boundary == 0; };
-  rows.packed = rows.col_stride == 1 && t.size(last) % 4 == 0 && even(reinterpret_cast<intptr_t>(rows.data)) &&
-                even(step * size) && (t.size(last - 1) <= 1 || even(rows.row_stride * size));
-  return rows;
+  const int64_t last = t.dim() - 1;
+  return make_rows(t.const_data_ptr(), type_of(t), t.size(last - 1), t.size(last), t.stride(last - 1), t.stride(last),
+                   step);
 }
 
 inline Positives positives_of(const Tensor& t) {

@@ -13,7 +13,7 @@ struct TripletAdvLossParams {
   int64_t* index;           // (b)
   void* positive_distance;  // (b, k)
   void* negative_distance;  // (b)
-  double* norms;            // workspace (b): of a row's anchor and positives, together
+  double* norms;            // workspace (b): of a row's anchor and positives together, and of a random pick
 };
 
 template <class Op, class T, class S>
@@ -25,7 +25,6 @@ triplet_adv_loss_kernel(const TripletAdvLossParams p) {
   T* to_positive = static_cast<T*>(p.positive_distance);
   search<Op, T, S>(s, [&] {
     each_row_of_warp(s.plan.teams * s.plan.team, s.b, [&](int64_t i) {
-      if (s.random()) pick_at_random<Op, T>(s, i);
       const Rows positives = s.positive.of(i);
       double norm = 0;
       for (int64_t k = 0; k < count; ++k) {
@@ -35,6 +34,10 @@ triplet_adv_loss_kernel(const TripletAdvLossParams p) {
         norm += norm_of(o.norm, pair.sums.y2, s.d);
       }
       if (count == 0) norm = norm_of(o.norm, warp_pair<Op, T>(s.metric, s.anchor, i, s.anchor, i, s.d).sums.x2, s.d);
+      if (s.random()) {
+        const double square = pick_at_random<Op, T>(s, i);
+        if (!(square < 0)) norm += norm_of(o.norm, square, s.d);
+      }
       if (lane_id() == 0) p.norms[i] = norm;
     });
   });
@@ -47,7 +50,7 @@ triplet_adv_loss_kernel(const TripletAdvLossParams p) {
     if (pick.index >= 0) loss = o.weight * triplet_term(to_positive + i * count, count, pick.distance, o.margin);
     if (o.norm_weight != 0) {
       double norm = p.norms[i];
-      if (pick.index >= 0) norm += norm_of(o.norm, s.squares[pick.index], s.d);
+      if (pick.index >= 0 && s.squares != nullptr) norm += norm_of(o.norm, s.squares[pick.index], s.d);
       loss += o.norm_weight * norm;
     }
     return loss;

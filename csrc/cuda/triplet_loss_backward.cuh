@@ -204,7 +204,7 @@ struct TripletBackward {
     });
   }
   TLA_DEVICE void zero_row(const Output& grad, int64_t row) const {
-    const int64_t size = grad.type == Type::kFloat64 ? 8 : grad.type == Type::kFloat32 ? 4 : 2, bytes = t.d * size;
+    const int64_t bytes = t.d * size_of(grad.type);
     char* out = static_cast<char*>(grad.data) + row * bytes;
     if (reinterpret_cast<uint64_t>(out) % 16 == 0 && bytes % 16 == 0) {
       for (int64_t n = lane_id(); n < bytes / 16; n += kWarp) reinterpret_cast<Pack<uint32_t, 4>*>(out)[n] = {};

@@ -1,0 +1,117 @@
+// A problem as tests/test_simt_kernels.py sends it: scalars and tensors by name; answers go back the same way.
+//
+//   number <name> <value>            text <name> <word>
+//   tensor <name> <type> <n> <n sizes> <n strides> <bytes>, then the bytes of its storage from its first element on
+//   run
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "../../csrc/cuda/triplet.cuh"
+
+namespace tla::simt {
+
+inline cuda::Type type_named(const std::string& name) {
+  if (name == "float64" || name == "int64") return cuda::Type::kFloat64;
+  if (name == "float32") return cuda::Type::kFloat32;
+  return name == "bfloat16" ? cuda::Type::kBFloat16 : cuda::Type::kFloat16;
+}
+
+struct Array {
+  std::string type;
+  std::vector<int64_t> sizes, strides;
+  Buffer memory;
+
+  int64_t size(int at) const { return sizes[at]; }
+  int64_t stride(int at) const { return strides[at]; }
+  cuda::Rows rows(int64_t step = 0) const {
+    const size_t last = sizes.size() - 1;
+    return cuda::make_rows(memory.as<void>(), type_named(type), sizes[last - 1], sizes[last], strides[last - 1],
+                           strides[last], step);
+  }
+  int64_t step() const { return sizes[0] <= 1 ? 0 : strides[0]; }
+  cuda::Positives positives() const { return {rows(step()), sizes[1], step()}; }
+  cuda::Output output() const { return {memory.as<void>(), type_named(type)}; }
+};
+
+class Problem {
+ public:
+  // The next one from standard input; false at the end.
+  bool read() {
+    numbers_.clear(), texts_.clear(), arrays_.clear();
+    std::string line;
+    while (std::getline(std::cin, line)) {
+      std::istringstream in(line);
+      std::string kind, name;
+      in >> kind >> name;
+      if (kind == "run") return true;
+      if (kind == "number") {
+        std::string value;
+        in >> value;
+        numbers_[name] = std::strtod(value.c_str(), nullptr);
+      } else if (kind == "text") {
+        in >> texts_[name];
+      } else {
+        arrays_.emplace(name, read_array(in));
+      }
+    }
+    return false;
+  }
+
+  double number(const std::string& name) const { return numbers_.at(name); }
+  int64_t integer(const std::string& name) const { return static_cast<int64_t>(number(name)); }
+  bool flag(const std::string& name) const { return number(name) != 0; }
+  const std::string& text(const std::string& name) const { return texts_.at(name); }
+  bool has(const std::string& name) const { return arrays_.count(name) != 0; }
+  const Array& array(const std::string& name) const { return arrays_.at(name); }
+  const int64_t* integers(const std::string& name) const {
+    return has(name) ? array(name).memory.as<const int64_t>() : nullptr;
+  }
+  Gpu gpu() const { return {integer("multiprocessors"), static_cast<int>(integer("capability"))}; }
+  Launch launch() const { return Launch{.seed = static_cast<uint64_t>(number("seed"))}; }
+  uint64_t seed() const { return static_cast<uint64_t>(number("seed")); }
+  bool wide() const { return array("anchor").type == "float64"; }
+  std::string result_type() const { return wide() ? "float64" : "float32"; }
+
+ private:
+  static Array read_array(std::istringstream& in) {
+    Array array{"", {}, {}, Buffer::input(nullptr, 0)};
+    size_t n = 0, bytes = 0;
+    in >> array.type >> n;
+    array.sizes.resize(n), array.strides.resize(n);
+    for (int64_t& size : array.sizes) in >> size;
+    for (int64_t& stride : array.strides) in >> stride;
+    in >> bytes;
+    std::vector<char> data(bytes);
+    std::cin.read(data.data(), static_cast<std::streamsize>(bytes));
+    array.memory = Buffer::input(data.data(), bytes);
+    return array;
+  }
+
+  std::map<std::string, double> numbers_;
+  std::map<std::string, std::string> texts_;
+  std::map<std::string, Array> arrays_;
+};
+
+// A contiguous tensor that a kernel writes.
+inline Array new_array(const std::string& type, std::vector<int64_t> sizes, uint64_t seed) {
+  const int64_t bytes = type == "int64" ? 8 : cuda::size_of(type_named(type));
+  int64_t count = 1;
+  for (int64_t size : sizes) count *= size;
+  return {type, std::move(sizes), {}, Buffer::output(count * bytes, seed)};
+}
+
+inline void answer(const std::string& name, const Array& array) {
+  std::printf("tensor %s %s %zu", name.c_str(), array.type.c_str(), array.sizes.size());
+  for (int64_t size : array.sizes) std::printf(" %lld", static_cast<long long>(size));
+  std::printf(" %zu\n", array.memory.bytes());
+  std::fwrite(array.memory.as<char>(), 1, array.memory.bytes(), stdout);
+}
+
+}  // namespace tla::simt
