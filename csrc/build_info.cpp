@@ -58,6 +58,45 @@ py::dict plan_search(int64_t anchors, int64_t candidates, int64_t dim, int64_t e
   return result;
 }
 
+void set_shape(py::dict& result, const tla::LaunchShape& shape) {
+  result["blocks"] = shape.blocks;
+  result["cluster"] = shape.cluster;
+  result["cooperative"] = shape.cooperative;
+  result["threads"] = tla::kThreads;
+}
+
+py::dict plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, bool tiles, int64_t rows,
+                    int64_t multiprocessors, int capability) {
+  const tla::TilePlan plan =
+      tla::plan_tiles(anchors, candidates, dim, element_size, tiles, rows, {multiprocessors, capability});
+  py::dict result;
+  result["anchor_tile"] = plan.anchor_tile;
+  result["candidate_tile"] = plan.candidate_tile;
+  result["tiles_b"] = plan.tiles_b;
+  result["tiles_m"] = plan.tiles_m;
+  result["teams_b"] = plan.teams_b;
+  result["teams_m"] = plan.teams_m;
+  result["team"] = plan.team;
+  result["row_blocks"] = plan.row_blocks;
+  result["shared_bytes"] = plan.shared_bytes;
+  set_shape(result, plan.shape);
+  return result;
+}
+
+py::dict plan_rows(int64_t rows, int64_t element_size, int64_t multiprocessors, int capability) {
+  py::dict result;
+  set_shape(result, tla::plan_rows(rows, element_size > 4, {multiprocessors, capability}));
+  return result;
+}
+
+py::dict plan_backward(int64_t anchors, int64_t pool_rows, int64_t multiprocessors, int capability) {
+  const tla::BackwardPlan plan = tla::plan_backward(anchors, pool_rows, {multiprocessors, capability});
+  py::dict result;
+  result["anchor_blocks"] = plan.anchor_blocks;
+  set_shape(result, plan.shape);
+  return result;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_build_info, m) {
@@ -65,4 +104,10 @@ PYBIND11_MODULE(_build_info, m) {
   m.def("info", &info);
   m.def("plan_search", &plan_search, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
         py::arg("threads"), py::arg("product"), py::arg("wide"), py::arg("amx"));
+  m.def("plan_tiles", &plan_tiles, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
+        py::arg("tiles"), py::arg("rows"), py::arg("multiprocessors"), py::arg("capability"));
+  m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
+        py::arg("capability"));
+  m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("multiprocessors"),
+        py::arg("capability"));
 }

@@ -1,9 +1,9 @@
 """The plan of a search covers every pair exactly once, within its limits, for any problem."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tla_ops._build_info import plan_search
+from tla_ops._build_info import plan_backward, plan_rows, plan_search, plan_tiles
 
 sizes = st.one_of(st.integers(0, 300), st.integers(0, 2_000_000))
 
@@ -34,3 +34,94 @@ def test_small_problems_start_no_threads(anchors, candidates, dim):
 def test_threads_share_a_single_block():
     plan = plan_search(50, 100_000, 640, 4, 8, True, True, True)
     assert plan["blocks"] * plan["splits"] >= 8
+
+
+# Multiprocessors, capability, and what a multiprocessor offers (CUDA programming guide, table of
+# technical specifications): bytes of shared memory, blocks, threads.
+GPUS = {
+    "T4": (40, 75, 64 * 1024, 16, 1024),
+    "A100": (108, 80, 164 * 1024, 32, 2048),
+    "RTX 3090": (82, 86, 100 * 1024, 16, 1536),
+    "L40S": (142, 89, 100 * 1024, 24, 1536),
+    "H200": (132, 90, 228 * 1024, 32, 2048),
+    "B200": (148, 100, 228 * 1024, 32, 2048),
+}
+gpus = st.sampled_from(list(GPUS.values()))
+few = st.integers(0, 600)
+some = st.one_of(few, st.integers(0, 40_000))
+
+
+@settings(max_examples=2000)
+@given(some, some, st.integers(1, 5000), st.sampled_from([4, 8]), st.booleans(), gpus)
+def test_tiles_cover_every_pair_once(anchors, candidates, dim, size, loss, gpu):
+    plan = plan_tiles(anchors, candidates, dim, size, True, anchors if loss else 0, *gpu[:2])
+    for tile, tiles, count in [
+        ("anchor_tile", "tiles_b", anchors),
+        ("candidate_tile", "tiles_m", candidates),
+    ]:
+        assert 0 <= plan[tile] * plan[tiles] - count < plan[tile]
+    # Team (b, m) takes tiles b, b + teams_b, ...: every one has a team if there is any.
+    assert 0 <= plan["teams_b"] <= plan["tiles_b"]
+    assert 0 <= plan["teams_m"] <= plan["tiles_m"]
+    assert (plan["teams_b"] * plan["teams_m"] > 0) == (anchors * candidates > 0)
+    visited = [range(b, plan["tiles_b"], plan["teams_b"]) for b in range(plan["teams_b"])]
+    assert sorted(t for tiles in visited for t in tiles) == list(range(plan["tiles_b"])) or (
+        candidates == 0
+    )
+    # The eight parts of D fall to the team's blocks alike, its anchors too.
+    assert 8 % plan["team"] == 0
+    assert plan["anchor_tile"] % plan["team"] == 0
+    assert plan["team"] == 1 or size == 4
+
+
+@settings(max_examples=2000)
+@given(some, some, st.integers(1, 5000), st.sampled_from([4, 8]), st.booleans(), st.booleans(),
+       gpus)  # fmt: skip
+def test_all_blocks_of_a_search_fit_at_once(anchors, candidates, dim, size, tiles, loss, gpu):
+    multiprocessors, capability, shared, blocks, threads = gpu
+    rows = anchors if loss or not tiles else 0
+    plan = plan_tiles(anchors, candidates, dim, size, tiles, rows, multiprocessors, capability)
+    assert plan["cooperative"]
+    registers = 65536 // (168 if size == 4 else 255) // plan["threads"]
+    # Shared memory of a block is at most 48 KB where it is not asked for, and 1 KB is the system's.
+    assert plan["shared_bytes"] <= 48 * 1024
+    at_once = min(
+        registers, blocks, threads // plan["threads"], shared // (plan["shared_bytes"] + 1024)
+    )
+    assert plan["blocks"] <= multiprocessors * at_once
+    if plan["cluster"] > 1:
+        assert capability >= 90
+        assert plan["cluster"] == plan["team"] <= 8
+        assert plan["blocks"] % plan["cluster"] == plan["row_blocks"] % plan["cluster"] == 0
+        # A group of multiprocessors may be cut to 16: clusters do not reach across.
+        groups = multiprocessors // 16
+        assert plan["blocks"] <= groups * (16 * at_once // plan["cluster"]) * plan["cluster"]
+    elif plan["team"] > 1:
+        # Teams that meet in global memory wait for the whole grid once: one tile each.
+        assert plan["teams_b"] == plan["tiles_b"]
+        assert plan["teams_m"] == plan["tiles_m"]
+    teams = plan["teams_b"] * plan["teams_m"] * plan["team"]
+    assert plan["blocks"] == max(1, teams + plan["row_blocks"])
+    assert plan["row_blocks"] >= (1 if rows else 0)
+
+
+def test_the_papers_size_fills_an_h200():
+    for candidates, team in [(250, 8), (500, 8), (1000, 8), (2000, 4)]:
+        plan = plan_tiles(50, candidates, 640, 4, True, 50, 132, 90)
+        assert plan["team"] == plan["cluster"] == team
+        assert plan["blocks"] >= min(132, 8 * plan["tiles_m"])
+
+
+@given(st.integers(0, 1 << 40), st.sampled_from([4, 8]), gpus)
+def test_rows_fit_at_once(rows, size, gpu):
+    plan = plan_rows(rows, size, *gpu[:2])
+    assert plan["cooperative"]
+    assert 1 <= plan["blocks"] <= gpu[0] * min(gpu[3], 65536 // (168 if size == 4 else 255) // 128)
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), gpus)
+def test_backward_has_a_block_for_all_work(anchors, pool_rows, gpu):
+    plan = plan_backward(anchors, pool_rows, *gpu[:2])
+    assert (plan["anchor_blocks"] > 0) == (anchors > 0)
+    assert (plan["blocks"] > plan["anchor_blocks"]) == (pool_rows > 0)
+    assert plan["blocks"] < 2**31

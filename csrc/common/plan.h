@@ -142,4 +142,33 @@ inline TilePlan plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int
   return plan;
 }
 
+// Work of a warp a row in a cooperative launch (triplet_loss).
+inline LaunchShape plan_rows(int64_t rows, bool wide, Gpu gpu) {
+  LaunchShape shape;
+  shape.blocks = std::clamp<int64_t>(ceil_div(rows, kThreads / 32), 1, (wide ? 2 : 3) * gpu.multiprocessors);
+  shape.cooperative = true;
+  return shape;
+}
+
+// triplet_loss_backward: blocks that take an anchor each, and behind them blocks whose warps clear eight rows of a pool
+// at a time.
+struct BackwardPlan {
+  int64_t anchor_blocks = 0;
+  LaunchShape shape;
+};
+inline BackwardPlan plan_backward(int64_t anchors, int64_t pool_rows, Gpu gpu) {
+  const int64_t most = 16 * gpu.multiprocessors;
+  BackwardPlan plan;
+  plan.anchor_blocks = std::min(anchors, most);
+  plan.shape.blocks = plan.anchor_blocks + std::min(ceil_div(pool_rows, 8 * kThreads / 32), most);
+  return plan;
+}
+
+// Independent pieces of work, a block each (cdist).
+inline LaunchShape plan_pieces(int64_t pieces, Gpu gpu) {
+  LaunchShape shape;
+  shape.blocks = std::min(pieces, 64 * gpu.multiprocessors);
+  return shape;
+}
+
 }  // namespace tla

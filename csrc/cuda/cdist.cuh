@@ -102,16 +102,14 @@ template <class Launch>
 void launch_cdist(const CdistParams& p, bool wide, Gpu gpu, const Launch& launch) {
   const int anchor_tile = p.b <= 32 ? 32 : 64;
   with_shape(p.metric, wide, anchor_tile, [&]<class Op, class T, class S>() {
-    LaunchShape shape;
-    shape.blocks = std::min(p.n * ceil_div(p.b, S::kA) * ceil_div(p.m, S::kC), 64 * gpu.multiprocessors);
+    const LaunchShape shape = plan_pieces(p.n * ceil_div(p.b, S::kA) * ceil_div(p.m, S::kC), gpu);
     if (shape.blocks > 0) launch(cdist_kernel<Op, T, S>, shape, p);
   });
 }
 
 template <class Launch>
 void launch_cdist_backward(const CdistBackwardParams& p, bool wide, Gpu gpu, const Launch& launch) {
-  LaunchShape shape;
-  shape.blocks = std::min(p.n * p.b, 64 * gpu.multiprocessors);
+  const LaunchShape shape = plan_pieces(p.n * p.b, gpu);
   if (shape.blocks == 0) return;
   with_sums(p.metric, wide, [&]<class Op, class T>() { launch(cdist_backward_kernel<Op, T>, shape, p); });
 }

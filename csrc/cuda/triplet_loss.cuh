@@ -58,10 +58,7 @@ triplet_loss_kernel(const TripletLossParams p) {
 
 template <class Launch>
 void launch_triplet_loss(const TripletLossParams& p, bool wide, Gpu gpu, const Launch& launch) {
-  LaunchShape shape;
-  shape.cooperative = true;
-  shape.blocks =
-      std::clamp<int64_t>(ceil_div(p.triplets.b, kThreadsOfTile / kWarp), 1, (wide ? 2 : 3) * gpu.multiprocessors);
+  const LaunchShape shape = plan_rows(p.triplets.b, wide, gpu);
   with_sums(p.options.metric, wide, [&]<class Op, class T>() { launch(triplet_loss_kernel<Op, T>, shape, p); });
 }
 

@@ -235,16 +235,12 @@ triplet_loss_backward_kernel(const TripletBackwardParams p) {
 
 template <class Launch>
 void launch_triplet_loss_backward(TripletBackwardParams p, bool wide, Gpu gpu, const Launch& launch) {
-  const int64_t most = 16 * gpu.multiprocessors;
-  p.anchor_blocks = std::min(p.triplets.b, most);
-  // A warp clears eight rows of a pool.
-  const int64_t filled = (p.grad_positive.data != nullptr && p.triplets.positive_index != nullptr) * p.positive_pool +
-                         (p.grad_negative.data != nullptr && p.triplets.negative_index != nullptr) * p.negative_pool;
-  LaunchShape shape;
-  shape.blocks = p.anchor_blocks + std::min(ceil_div(filled, 8 * kThreadsOfTile / kWarp), most);
-  if (shape.blocks == 0) return;
+  const int64_t pools = (p.grad_positive.data != nullptr) * p.positive_pool + (p.grad_negative.data != nullptr) * p.negative_pool;
+  const BackwardPlan plan = plan_backward(p.triplets.b, pools, gpu);
+  if (plan.shape.blocks == 0) return;
+  p.anchor_blocks = plan.anchor_blocks;
   with_sums(p.options.metric, wide,
-            [&]<class Op, class T>() { launch(triplet_loss_backward_kernel<Op, T>, shape, p); });
+            [&]<class Op, class T>() { launch(triplet_loss_backward_kernel<Op, T>, plan.shape, p); });
 }
 
 }  // namespace tla::cuda
