@@ -32,13 +32,26 @@ def test_build_info():
     json.dumps(info)
 
 
-@pytest.mark.parametrize("name", ["libtla_ops_cpu.so", "_build_info*.so"])
+@pytest.mark.parametrize("name", ["libtla_ops_cpu.so", "_build_info*.so", "libtla_ops_cuda.so"])
 def test_the_libraries_hold_no_path_of_the_machine_that_built_them(name):
+    if "cuda" in name and not _library.CUDA_LIBRARY.exists():
+        pytest.skip("built without CUDA: " + tla_ops.build_info()["cuda"]["reason"])
     (library,) = Path(tla_ops.__file__).parent.glob(name)
     content = library.read_bytes()
     assert b"site-packages" not in content
     assert b"/csrc/cpu/" not in content
+    assert b"/csrc/cuda/" not in content
     assert b"torch/csrc/stable" in content or name.startswith("_")
+
+
+def test_every_operator_has_a_cuda_kernel_where_torch_has_cuda():
+    """The CUDA library loads without a GPU, too."""
+    if not _library.CUDA_LIBRARY.exists():
+        pytest.skip("built without CUDA: " + tla_ops.build_info()["cuda"]["reason"])
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    for name in torch._C._dispatch_get_all_op_names():
+        if name.startswith("tla_ops::") and name != "tla_ops::use_instruction_set":
+            assert has_kernel(name, "CUDA") == (torch.version.cuda is not None), name
 
 
 def test_public_names_are_there_and_documented():
