@@ -1,10 +1,13 @@
 """Fixtures and the hypothesis profile. Tests run against the installed package."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import settings
+from simt.build import FLAVOURS, why_not
+from simt.client import Runner
 
 settings.register_profile(
     "tla_ops", deadline=None, database=None, derandomize=bool(os.environ.get("CI"))
@@ -38,3 +41,33 @@ def fresh_compiler():
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture(scope="session")
+def simt_builds(request, tmp_path_factory):
+    """Every flavour of the kernels' bodies that a test wants, compiled behind the tests' back."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = {call.params["simt"] for call in calls if call and "simt" in call.params}
+    folder = tmp_path_factory.mktemp("kernels")
+    missing = {flavour: why_not(flavour, folder) for flavour in wanted}
+    with ThreadPoolExecutor(1) as pool:
+        builds = {
+            flavour: pool.submit(Runner, flavour, folder)
+            for flavour in FLAVOURS
+            if flavour in wanted and not missing[flavour]
+        }
+        yield missing, builds
+        for build in builds.values():
+            build.cancel()
+    for build in builds.values():
+        if not build.cancelled() and not build.exception():
+            build.result().close()
+
+
+@pytest.fixture(scope="session", params=FLAVOURS)
+def simt(request, simt_builds):
+    """The runner of the kernels' bodies, in every flavour; it knows its own as `flavour`."""
+    missing, builds = simt_builds
+    if missing[request.param]:
+        pytest.skip(missing[request.param])
+    return builds[request.param].result()

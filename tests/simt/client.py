@@ -15,6 +15,7 @@ class Runner:
     """One process that solves problem after problem; what it complains of is an AssertionError."""
 
     def __init__(self, flavour, folder):
+        self.flavour = flavour
         self.program = build(SOURCES, flavour, folder, name="runner")
         self.process = None
 
@@ -61,8 +62,9 @@ def _encoded(name, value):
     count = last + 1 if value.numel() else 0
     # The storage from the first element to the last, and no further: what lies behind it is not
     # the kernel's to read.
-    flat = value.detach().as_strided((count,), (1,)).contiguous()
-    data = flat.view(torch.uint8).numpy().tobytes() if count else b""
+    flat = value.detach().as_strided((count,), (1,), value.storage_offset()).contiguous()
+    lead = value.storage_offset() * value.element_size() % 16 if count else 0
+    data = bytes(lead) + (flat.view(torch.uint8).numpy().tobytes() if count else b"")
     dtype = str(value.dtype).removeprefix("torch.")
-    numbers = " ".join(map(str, [value.ndim, *value.shape, *value.stride(), len(data)]))
+    numbers = " ".join(map(str, [value.ndim, *value.shape, *value.stride(), lead, len(data)]))
     return f"tensor {name} {dtype} {numbers}\n".encode() + data

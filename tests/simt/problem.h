@@ -1,7 +1,8 @@
 // A problem as tests/test_simt_kernels.py sends it: scalars and tensors by name; answers go back the same way.
 //
 //   number <name> <value>            text <name> <word>
-//   tensor <name> <type> <n> <n sizes> <n strides> <bytes>, then the bytes of its storage from its first element on
+//   tensor <name> <type> <n> <n sizes> <n strides> <lead> <bytes>, then the bytes of its storage from <lead> bytes
+//   before its first element on: how far past a boundary of 16 it begins
 //   run
 #pragma once
 
@@ -27,12 +28,17 @@ struct Array {
   std::string type;
   std::vector<int64_t> sizes, strides;
   Buffer memory;
+  int64_t lead = 0;
 
+  template <class T>
+  T* data() const {
+    return reinterpret_cast<T*>(memory.as<char>() + lead);
+  }
   int64_t size(int at) const { return sizes[at]; }
   int64_t stride(int at) const { return strides[at]; }
   cuda::Rows rows(int64_t step = 0) const {
     const size_t last = sizes.size() - 1;
-    return cuda::make_rows(memory.as<void>(), type_named(type), sizes[last - 1], sizes[last], strides[last - 1],
+    return cuda::make_rows(data<void>(), type_named(type), sizes[last - 1], sizes[last], strides[last - 1],
                            strides[last], step);
   }
   int64_t step() const { return sizes[0] <= 1 ? 0 : strides[0]; }
@@ -71,7 +77,7 @@ class Problem {
   bool has(const std::string& name) const { return arrays_.count(name) != 0; }
   const Array& array(const std::string& name) const { return arrays_.at(name); }
   const int64_t* integers(const std::string& name) const {
-    return has(name) ? array(name).memory.as<const int64_t>() : nullptr;
+    return has(name) ? array(name).data<const int64_t>() : nullptr;
   }
   Gpu gpu() const { return {integer("multiprocessors"), static_cast<int>(integer("capability"))}; }
   Launch launch() const { return Launch{.seed = static_cast<uint64_t>(number("seed"))}; }
@@ -81,13 +87,13 @@ class Problem {
 
  private:
   static Array read_array(std::istringstream& in) {
-    Array array{"", {}, {}, Buffer::input(nullptr, 0)};
+    Array array{"", {}, {}, Buffer::input(nullptr, 0), 0};
     size_t n = 0, bytes = 0;
     in >> array.type >> n;
     array.sizes.resize(n), array.strides.resize(n);
     for (int64_t& size : array.sizes) in >> size;
     for (int64_t& stride : array.strides) in >> stride;
-    in >> bytes;
+    in >> array.lead >> bytes;
     std::vector<char> data(bytes);
     std::cin.read(data.data(), static_cast<std::streamsize>(bytes));
     array.memory = Buffer::input(data.data(), bytes);
@@ -104,7 +110,7 @@ inline Array new_array(const std::string& type, std::vector<int64_t> sizes, uint
   const int64_t bytes = type == "int64" ? 8 : cuda::size_of(type_named(type));
   int64_t count = 1;
   for (int64_t size : sizes) count *= size;
-  return {type, std::move(sizes), {}, Buffer::output(count * bytes, seed)};
+  return {type, std::move(sizes), {}, Buffer::output(count * bytes, seed), 0};
 }
 
 inline void answer(const std::string& name, const Array& array) {

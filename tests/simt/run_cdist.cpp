@@ -29,7 +29,7 @@ void run_cdist_backward(const Problem& p) {
   cuda::CdistBackwardParams params;
   params.x = x.rows(x.step());
   params.y = y.rows(y.step());
-  params.upstream = {grad.memory.as<void>(), type_named(grad.type), false, grad.stride(swapped ? 2 : 1),
+  params.upstream = {grad.data<void>(), type_named(grad.type), false, grad.stride(swapped ? 2 : 1),
                      grad.stride(swapped ? 1 : 2)};
   params.step_x = x.step();
   params.step_y = y.step();

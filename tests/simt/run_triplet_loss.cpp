@@ -30,7 +30,7 @@ void run_triplet_loss_backward(const Problem& p) {
               &negative = p.array("negative");
   const int64_t b = params.triplets.b, d = params.triplets.d, k = params.triplets.positive.count;
   const bool scalar = params.options.reduction != Reduction::kNone;
-  params.upstream = {grad.memory.as<void>(), type_named(grad.type), false, scalar ? 0 : grad.stride(0), 1};
+  params.upstream = {grad.data<void>(), type_named(grad.type), false, scalar ? 0 : grad.stride(0), 1};
   params.sparse = p.flag("sparse");
   params.positive_pool = p.has("positive_index") ? positive.size(0) : 0;
   params.negative_pool = p.has("negative_index") && !params.sparse ? negative.size(0) : 0;

@@ -42,7 +42,7 @@ struct SearchRun {
     p.labels = {problem.integers("labels"), problem.integers("candidate_labels"), problem.integers("target_labels"),
                 problem.integers("exclude")};
     if (problem.has("positive")) p.positive = problem.array("positive").positives();
-    if (problem.has("uniform")) p.uniform = problem.array("uniform").memory.as<const double>();
+    if (problem.has("uniform")) p.uniform = problem.array("uniform").data<const double>();
     p.metric = parse_metric(problem.text("metric"));
     p.mining = parse_mining(problem.text("mining"));
     p.same_class = same_class;
