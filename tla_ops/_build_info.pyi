@@ -1,7 +1,7 @@
 from typing import Any
 
 def info() -> dict[str, Any]:
-    """What was compiled: version, compiler, torch ABI, CPU instruction sets, CUDA."""
+    """What was compiled: version, compiler, torch ABI, CPU instruction sets, CUDA, verified."""
 
 def plan_search(
     anchors: int,
