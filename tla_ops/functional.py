@@ -101,7 +101,7 @@ def triplet_adv_loss(
     fast = is_fast(where, precision)
     if sparse_grad and torch.compiler.is_compiling():
         raise ValueError(f"{where}: sparse_grad must be False under torch.compile")
-    if not has_kernels(anchor):
+    if not has_kernels(anchor, "triplet_adv_loss"):
         return reference.triplet_adv_loss(
             anchor, positive, candidates, labels, candidate_labels, **options._asdict(),
             mining=mining, target_labels=target_labels, exclude=exclude, generator=generator,
@@ -159,7 +159,7 @@ def triplet_loss(
             f"got {check.shape(negative)}"
         )
     check.same_device(where, "negative", negative, "anchor", anchor)
-    if not has_kernels(anchor):
+    if not has_kernels(anchor, "triplet_loss"):
         return reference.triplet_loss(
             anchor, positive, negative, **options._asdict(), return_details=return_details
         )
@@ -221,7 +221,7 @@ def batch_hard_triplet_loss(
         where, "labels", labels, embeddings.shape[0], "embeddings", embeddings, "embeddings"
     )
     fast = is_fast(where, precision)
-    if not has_kernels(embeddings):
+    if not has_kernels(embeddings, "mine", "triplet_loss"):
         return reference.batch_hard_triplet_loss(
             embeddings, labels, **options._asdict(), mining=mining,
             positive_mining=positive_mining, generator=generator, return_details=return_details,
@@ -286,7 +286,7 @@ def cdist(x1: Tensor, x2: Tensor, *, metric: str = "angular") -> Tensor:
             f"{where}: x2 must have leading dimensions that broadcast with x1 {check.shape(x1)}, "
             f"got {check.shape(x2)}"
         ) from None
-    if not has_kernels(x1):
+    if not has_kernels(x1, "cdist"):
         return reference.cdist(x1, x2, metric=metric)
     rows, columns, dim = x1.shape[-2], x2.shape[-2], x1.shape[-1]
     count = math.prod(batch)

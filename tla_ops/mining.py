@@ -113,7 +113,7 @@ def _mine(
         where, anchor, candidates, labels, candidate_labels, target_labels, exclude
     )
     fast = is_fast(where, precision)
-    if not has_kernels(anchor):
+    if not has_kernels(anchor, "mine"):
         if same_class:
             return reference.mine_positives(
                 anchor, candidates, labels, candidate_labels, mining=mining, metric=metric,
