@@ -45,7 +45,7 @@ def has_kernels(x: Tensor, *operators: str) -> bool:
         return False
     table = _tables.get(x.device.index)
     if table is None:
-        table = _first_use(kind, x.device.index, torch.compiler.is_compiling())
+        return _first_use(kind, x.device.index, operators, torch.compiler.is_compiling())
     return all(name in table for name in operators)
 
 
@@ -65,13 +65,13 @@ def _say_no_kernels(kind: str) -> None:
 # Traced code calls this while it is traced, in plain Python, and keeps the answer until the
 # device has a table: torch.compile watches `_tables`. So nothing is stored here while tracing.
 @torch.compiler.assume_constant_result
-def _first_use(kind: str, index: int | None, compiling: bool) -> frozenset[str]:
-    """The operators that may run on a device that has no table yet."""
+def _first_use(kind: str, index: int | None, operators: tuple[str, ...], compiling: bool) -> bool:
+    """Whether these operators may run on a device that has no table yet."""
     if not _library.has_cuda_kernels():
         raise RuntimeError(_library.missing_cuda_message())
     verified = _verified(index)
-    if verified.issuperset(OPERATORS):
-        return verified
+    if verified.issuperset(operators):
+        return True
     way = "under torch.compile" if compiling else "during CUDA graph capture"
     device = torch.device(kind) if index is None else torch.device(kind, index)
     if compiling or torch.cuda.is_current_stream_capturing():
@@ -79,14 +79,14 @@ def _first_use(kind: str, index: int | None, compiling: bool) -> frozenset[str]:
             f"tla_ops: the CUDA kernels have not been tested on {device} yet, and cannot be {way}: "
             f'plain PyTorch (tla_ops.reference) runs. Call tla_ops.selftest("{device}") before'
         )
-        return verified
+        return False
     from .selftest import run  # which imports the operators
 
     with _lock:
         if index not in _tables:
             untested = [name for name in OPERATORS if name not in verified]
             _remember(index, verified, run(device, untested))
-        return _tables[index]
+        return _tables[index].issuperset(operators)
 
 
 def _remember(index: int | None, verified: frozenset[str], report: SelfTestReport) -> None:
