@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import make_problem, same_bits
+from helpers import generator, make_problem, same_bits
 
 import tla_ops
 from tla_ops import _build_info, _dispatch, _library, ops, reference
@@ -382,6 +382,20 @@ def test_what_is_left_out_still_gives_the_right_answer(guarded):
     for name in ("triplet_loss", "batch_hard_triplet_loss", "mine_negatives"):
         call = calls(problem)[name][1]
         assert same_bits(call(getattr(tla_ops, name)), call(getattr(reference, name)))
+
+
+def test_what_is_left_out_has_the_same_errors_and_draws(guarded):
+    a, _, c, y, cy = make_problem(6, 20, 5)
+    call = {"mining": "random", "metric": "cosine"}
+    expected = tla_ops.mine_negatives(a, c, y, cy, **call, generator=generator(3))[1]
+    _dispatch._tables[None] = frozenset()
+    plain = tla_ops.mine_negatives(a, c, y, cy, **call, generator=generator(3))[1]
+    assert "mine_negatives" in guarded._plain
+    assert torch.equal(plain, expected)
+    with pytest.raises(TypeError, match=r"generator must be a .*Generator, got int"):
+        tla_ops.mine_negatives(a, c, y, cy, **call, generator=3)
+    with pytest.raises(ValueError, match="candidates must be"):
+        tla_ops.mine_negatives(a, c[:, 1:], y, cy, **call)
 
 
 def test_a_warning_that_is_an_error_leaves_the_operator_out_all_the_same(guarded):

@@ -138,14 +138,16 @@ def is_fast(where: str, precision: str | None) -> bool:
     return not _float32_matmul_is_exact() if precision is None else precision == "fast"
 
 
-def uniform_draws(
-    where: str, mining: str, anchor: Tensor, generator: torch.Generator | None
-) -> Tensor | None:
-    """One number in [0, 1) a row for random mining, the same on every device for the same draw."""
+def check_generator(where: str, anchor: Tensor, generator: torch.Generator | None) -> None:
+    """It is one of the anchor's device, and torch can trace it."""
     if generator is not None:
         if torch.compiler.is_compiling():
             raise ValueError(f"{where}: generator must be None under torch.compile")
         check.generator_device(where, generator, anchor)
+
+
+def uniform_draws(mining: str, anchor: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    """One number in [0, 1) a row for random mining, the same on every device for the same draw."""
     if mining != "random":
         return None
     rows, dtype, device = anchor.shape[0], torch.float64, anchor.device

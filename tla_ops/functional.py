@@ -10,7 +10,13 @@ from torch import Tensor
 
 from . import _checks as check
 from . import autograd, ops, reference
-from ._dispatch import has_kernels, is_fast, uniform_draws, with_positives_dim
+from ._dispatch import (
+    check_generator,
+    has_kernels,
+    is_fast,
+    uniform_draws,
+    with_positives_dim,
+)
 from .types import BatchHardDetails, TripletLossDetails
 
 
@@ -99,6 +105,7 @@ def triplet_adv_loss(
         where, anchor, candidates, labels, candidate_labels, target_labels, exclude
     )
     fast = is_fast(where, precision)
+    check_generator(where, anchor, generator)
     if sparse_grad and torch.compiler.is_compiling():
         raise ValueError(f"{where}: sparse_grad must be False under torch.compile")
     if not has_kernels(anchor, "triplet_adv_loss"):
@@ -107,7 +114,7 @@ def triplet_adv_loss(
             mining=mining, target_labels=target_labels, exclude=exclude, generator=generator,
             return_details=return_details,
         )  # fmt: skip
-    uniform = uniform_draws(where, mining, anchor, generator)
+    uniform = uniform_draws(mining, anchor, generator)
     details = autograd.TripletAdvLoss.apply(
         anchor, with_positives_dim(positive), candidates, labels, candidate_labels,
         autograd.MineOptions(target_labels, exclude, uniform, mining, fast), options, sparse_grad,
@@ -221,6 +228,7 @@ def batch_hard_triplet_loss(
         where, "labels", labels, embeddings.shape[0], "embeddings", embeddings, "embeddings"
     )
     fast = is_fast(where, precision)
+    check_generator(where, embeddings, generator)
     if not has_kernels(embeddings, "mine", "triplet_loss"):
         return reference.batch_hard_triplet_loss(
             embeddings, labels, **options._asdict(), mining=mining,
@@ -229,7 +237,7 @@ def batch_hard_triplet_loss(
     pool = embeddings.detach()
     own = torch.arange(pool.shape[0], device=pool.device)
     rest = (pool, pool, labels, labels)
-    uniform = uniform_draws(where, positive_mining, pool, generator)
+    uniform = uniform_draws(positive_mining, pool, generator)
     positive_distance, positive_index = ops.mine(
         *rest, None, None, own, uniform, metric, positive_mining, True, fast
     )
@@ -238,7 +246,7 @@ def batch_hard_triplet_loss(
         # A row without a positive has nothing to be farther than: NaN makes it fall back.
         mined = pool[positive_index.clamp(min=0)]
         positive = torch.where((positive_index >= 0)[:, None], mined, torch.nan).unsqueeze(1)
-    uniform = uniform_draws(where, mining, pool, generator)
+    uniform = uniform_draws(mining, pool, generator)
     negative_distance, negative_index = ops.mine(
         *rest, positive, None, None, uniform, metric, mining, False, fast
     )

@@ -52,7 +52,7 @@ def selftest(device: torch.device | str | int | None = None) -> SelfTestReport:
 
     Raises:
         ValueError: a device of another type.
-        RuntimeError: a CUDA device where no CUDA kernels were built; capture or tracing under way.
+        RuntimeError: a CUDA device where no CUDA kernels were built; during CUDA graph capture.
     """
     if device is None:
         device = "cuda" if _library.has_cuda_kernels() and torch.cuda.is_available() else "cpu"
@@ -468,7 +468,8 @@ def _triplet_adv_loss(problem: Problem, metric: str, operator: Operator) -> None
     distances, dtype = _distances(problem, metric), _work(problem.anchor)
     g = torch.Generator("cpu")
     options = (*OPTIONS, metric, *_choices(problem, metric))
-    for mining in ("hardest", "semihard" if options[-2] == "l2" else "random"):
+    other = "semihard" if options[-2] == "l2" else "random"
+    for mining, fast in (("hardest", False), ("hardest", True), (other, False)):
         truth = reference.mine_negatives(
             *wide.mine, mining=mining, metric=metric, positive=wide.positive, **masks,
             generator=g.manual_seed(7),
@@ -479,11 +480,12 @@ def _triplet_adv_loss(problem: Problem, metric: str, operator: Operator) -> None
             u = torch.rand(len(wide.anchor), dtype=torch.float64, generator=g)
         loss, index, d_ap, d_an = operator(
             ops.triplet_adv_loss, *problem.features, *problem.mine[2:], *masks.values(), u,
-            *options[:4], mining, *options[4:], False,
+            *options[:4], mining, *options[4:], fast,
         )  # fmt: skip
         if mining == "random":
             if not torch.equal(index, truth[1]):
                 raise Disagreement("random mining: wrong index")
         else:
-            operator.pick([d_an, index], truth, distances, allowed, dtype)
+            regret = FAST if fast else None
+            operator.pick([d_an, index], truth, distances, allowed, dtype, regret)
         _losses(problem, operator, [loss, d_ap, d_an], problem.features, None, index, options)
