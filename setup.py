@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import runpy
 import shutil
 import subprocess
 import sysconfig
@@ -43,6 +44,10 @@ class CMakeBuild(build_ext):
             raise SystemExit("tla_ops needs pybind11 to build: pip install pybind11")
         import pybind11
 
+        # By its path: importing the package would need what is built here.
+        evidence = runpy.run_path(str(ROOT / "tla_ops" / "_evidence.py"))
+        sha256 = evidence["sources_sha256"](ROOT / "csrc")
+        verified = evidence["verified"](ROOT / "benchmarks" / "results", sha256)
         cuda = os.environ.get("TLA_OPS_CUDA", "auto").lower()
         if cuda not in ("auto", "on", "off"):
             raise SystemExit(f"TLA_OPS_CUDA must be auto, on or off, got {cuda!r}")
@@ -58,6 +63,8 @@ class CMakeBuild(build_ext):
             "TLA_PYTHON_INCLUDE": sysconfig.get_path("include"),
             "TLA_PYBIND11_INCLUDE": pybind11.get_include(),
             "TLA_CUDA": cuda,
+            "TLA_SOURCES_SHA256": sha256,
+            "TLA_VERIFIED": evidence["packed"](verified),
         }
         cmake = require("cmake")
         # A build folder remembers the compilers and the torch of its first run, which may be gone.

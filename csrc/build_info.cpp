@@ -10,15 +10,29 @@ namespace py = pybind11;
 
 namespace {
 
-py::list split(const std::string& text) {
+py::list split(const std::string& text, char separator = ',') {
   py::list items;
   for (size_t begin = 0; begin < text.size();) {
-    size_t end = text.find(',', begin);
+    size_t end = text.find(separator, begin);
     if (end == std::string::npos) end = text.size();
     if (end > begin) items.append(text.substr(begin, end - begin));
     begin = end + 1;
   }
   return items;
+}
+
+// What hardware has verified of these sources, as tla_ops/_evidence.py packs it: "capability:device:operators|...".
+py::list verified() {
+  py::list records;
+  for (py::handle item : split(TLA_VERIFIED, '|')) {
+    py::list fields = split(item.cast<std::string>(), ':');
+    py::dict record;
+    record["capability"] = fields[0];
+    record["device"] = fields[1];
+    record["operators"] = split(fields[2].cast<std::string>());
+    records.append(record);
+  }
+  return records;
 }
 
 py::dict info() {
@@ -35,12 +49,14 @@ py::dict info() {
   cuda["architectures"] = split(TLA_CUDA_ARCHITECTURES);
   cuda["toolkit"] = TLA_CUDA_TOOLKIT;
   cuda["reason"] = TLA_CUDA_REASON;
+  cuda["sources_sha256"] = TLA_SOURCES_SHA256;
   py::dict result;
   result["version"] = TLA_VERSION;
   result["compiler"] = TLA_COMPILER;
   result["torch_abi"] = TLA_TORCH_ABI;
   result["cpu"] = cpu;
   result["cuda"] = cuda;
+  result["verified"] = verified();
   return result;
 }
 

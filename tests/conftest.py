@@ -5,22 +5,32 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from helpers import DEVICES
 from hypothesis import settings
 from simt.build import FLAVOURS, why_not
 from simt.client import Runner
+
+from tla_ops import _dispatch
 
 settings.register_profile(
     "tla_ops", deadline=None, database=None, derandomize=bool(os.environ.get("CI"))
 )
 settings.load_profile("tla_ops")
 
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 
-
-@pytest.fixture(params=DEVICES)
+# Session scope is what tests under hypothesis may use.
+@pytest.fixture(params=DEVICES, scope="session")
 def device(request):
-    """Every device present."""
+    """Every device present that has kernels."""
     return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _kernels_whatever_the_self_test_says():
+    """Tests try the kernels: an operator that the self-test leaves out would run plain PyTorch."""
+    if "cuda" in DEVICES:
+        for index in range(torch.cuda.device_count()):
+            _dispatch._tables[index] = frozenset(_dispatch.OPERATORS)
 
 
 @pytest.fixture(autouse=True)

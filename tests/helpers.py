@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tla_ops import _library
+
 METRICS = ("angular", "cosine", "euclidean", "chebyshev")
 MININGS = ("hardest", "semihard", "random")
 NORMS = ("l2", "mean_square")
@@ -12,6 +14,7 @@ REDUCTIONS = ("mean", "sum", "none")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 HALVES = (torch.bfloat16, torch.float16)
 NEVER = torch.iinfo(torch.int64).min
+DEVICES = ["cpu", *(["cuda"] if _library.has_cuda_kernels() and torch.cuda.is_available() else [])]
 SIZES = [
     (1, 1, 1), (1, 2, 3), (2, 1, 2), (2, 3, 1), (3, 15, 17), (15, 17, 33), (17, 63, 15),
     (33, 65, 64), (5, 64, 640), (63, 129, 5), (64, 257, 31), (65, 1025, 16), (129, 64, 63),
@@ -47,6 +50,13 @@ class Problem(NamedTuple):
 
 def generator(seed=0, device="cpu"):
     return torch.Generator(device).manual_seed(seed)
+
+
+def random_state(device):
+    """Of the stream that the device's draws come from."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_rng_state()
 
 
 def randn(*shape, seed=0, dtype=torch.float32, device="cpu"):
@@ -140,9 +150,14 @@ def check_pick(distance, index, d64, allowed, want, bound=None, tol=2e-5):
                 assert picked > min(bound[i], pool.max()) - eps, f"row {i}: {picked}"
 
 
-def expected_draw(allowed, seed):
-    """The picks of mining="random" under generator(seed), by Python."""
-    u = torch.rand(allowed.shape[0], dtype=torch.float64, generator=generator(seed))
+def uniform(rows, g):
+    """The numbers that random mining draws from a generator, on the CPU."""
+    return torch.rand(rows, dtype=torch.float64, device=g.device, generator=g).cpu()
+
+
+def expected_draw(allowed, g):
+    """The picks of mining="random" under this generator, by Python."""
+    u = uniform(allowed.shape[0], g)
     picks = []
     for row, x in zip(allowed, u.tolist(), strict=True):
         js = row.nonzero().flatten().tolist()

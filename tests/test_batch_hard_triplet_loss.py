@@ -21,6 +21,7 @@ from helpers import (
     randn,
     reduced,
     same_bits,
+    uniform,
 )
 
 import tla_ops
@@ -92,16 +93,17 @@ def test_semihard_with_every_positive_mining(metric, device):
         close(out.loss, loss64(x, out, metric).mean(), 2e-5)
 
 
-def test_random_draws_the_positive_first():
-    x, y = batch(50, 5)
-    g = generator(3)
+def test_random_draws_the_positive_first(device):
+    x, y = batch(50, 5, device=device)
+    g = generator(3, device)
     out = tla_ops.batch_hard_triplet_loss(
         x, y, margin=0.3, mining="random", positive_mining="random", generator=g,
         return_details=True,
     )  # fmt: skip
     positives = allowed_mask(y, y, exclude=torch.arange(50), same_class=True)
-    assert torch.equal(out.positive_index, expected_draw(positives, 3))
-    u = torch.rand(2, 50, dtype=torch.float64, generator=generator(3))[1]
+    g = generator(3, device)
+    assert torch.equal(out.positive_index.cpu(), expected_draw(positives, g))
+    u = uniform(50, g)
     for i, row in enumerate(allowed_mask(y, y)):
         js = row.nonzero().flatten()
         assert out.negative_index[i] == js[int(u[i] * len(js))]

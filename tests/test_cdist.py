@@ -66,8 +66,8 @@ def test_leading_dimensions_and_gradcheck(lead, metric, device):
         assert torch.autograd.gradcheck(lambda *x: tla_ops.cdist(*x, metric=metric), inputs)
 
 
-def test_angular_is_the_default():
-    x1, x2 = pair(4, 5, 6)
+def test_angular_is_the_default(device):
+    x1, x2 = pair(4, 5, 6, device=device)
     assert same_bits(tla_ops.cdist(x1, x2), tla_ops.cdist(x1, x2, metric="angular"))
 
 
@@ -193,6 +193,7 @@ def test_double_backward_says_so(device):
     seed=st.integers(0, 999),
     scale=st.sampled_from([1e-15, 1e-6, 1.0, 1e6]),
 )
-def test_any_problem(B, M, D, metric, seed, scale):
-    x1, x2 = scale * randn(B, D, seed=seed), randn(M, D, seed=seed + 1)
+def test_any_problem(B, M, D, metric, seed, scale, device):
+    x1 = scale * randn(B, D, seed=seed, device=device)
+    x2 = randn(M, D, seed=seed + 1, device=device)
     close(tla_ops.cdist(x1, x2, metric=metric), truth(x1, x2, metric), 2e-5)

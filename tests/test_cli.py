@@ -3,13 +3,14 @@
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 import tla_ops
-from tla_ops import cli
+from tla_ops import cli, ops
 
 # Importing any of these fails, as it does where no extra is installed.
 EXTRAS = ("sklearn", "matplotlib", "rich", "typer", "lightning", "numpy")
@@ -60,6 +61,7 @@ def test_help_has_examples(verb, capsys):
         ["bench", "table2", "--negatives", "0"],
         ["bench", "table2", "--repeats", "0"],
         ["bench", "table2", "--device", "abacus"],
+        ["info", "--selftest", "--device", "abacus"],
     ],
 )
 def test_bad_usage_is_2(arguments, capsys):
@@ -98,6 +100,55 @@ def test_info_lines():
     ]
 
 
+VERIFIED = [{"capability": "9.0", "device": "NVIDIA H200", "operators": ["cdist", "mine"]}]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "verified", "line"),
+    [
+        (True, [], "verified   no hardware has verified the CUDA kernels of this version"),
+        (False, [], "verified   none"),
+        (True, VERIFIED, "verified   9.0 (NVIDIA H200): cdist, mine"),
+    ],
+)
+def test_info_says_what_hardware_has_verified(kernels, verified, line, monkeypatch, capsys):
+    info = tla_ops.build_info()
+    info["verified"], info["cuda"]["kernels"] = verified, kernels
+    monkeypatch.setattr(tla_ops, "build_info", lambda: info)
+    assert cli.main(["info"]) == 0
+    assert line in capsys.readouterr().out.splitlines()
+
+
+def test_the_self_test(capsys):
+    assert cli.main(["info", "--selftest", "--device", "cpu", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (report,) = result.pop("selftest")
+    assert result == json.loads(json.dumps(tla_ops.build_info()))
+    assert report["device"] == "cpu"
+    assert all(found["passed"] for found in report["operators"].values())
+    assert cli.main(["info", "--selftest"]) == 0
+    text = capsys.readouterr().out
+    assert "self-test on cpu (" in text
+    for name in report["operators"]:
+        assert re.search(rf"^  {name} +passed, \d+ problems", text, re.M)
+
+
+def test_a_failing_self_test_is_1(monkeypatch, capsys):
+    monkeypatch.setattr(ops, "cdist", lambda *args: 1 / 0)
+    assert cli.main(["info", "--selftest", "--device", "cpu"]) == 1
+    text = capsys.readouterr().out
+    assert re.search(r"^  cdist +FAILED: ZeroDivisionError: division by zero \(", text, re.M)
+    assert re.search(r"^  mine +passed", text, re.M)
+    assert cli.main(["info", "--selftest", "--device", "cpu", "--json"]) == 1
+    (report,) = json.loads(capsys.readouterr().out)["selftest"]
+    assert not report["operators"]["cdist"]["passed"]
+
+
+def test_a_device_without_a_self_test_is_bad_usage(capsys):
+    assert cli.main(["info", "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == "tla-ops info: --device needs --selftest\n"
+
+
 def test_torch_alone_is_enough_for_info_and_help():
     done = run("info", "--json", blocked=True)
     assert done.returncode == 0, done.stderr
@@ -119,6 +170,8 @@ def test_a_missing_extra_is_named(tmp_path):
 def test_a_missing_device_is_a_failure(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert cli.main(["bench", "table2", "--device", "cuda"]) == 1
+    assert "no CUDA device" in capsys.readouterr().err
+    assert cli.main(["info", "--selftest", "--device", "cuda"]) == 1
     assert "no CUDA device" in capsys.readouterr().err
 
 

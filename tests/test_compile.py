@@ -159,9 +159,9 @@ def test_static_shapes_and_matmul_precision(device):
 
 
 @pytest.mark.parametrize("what", ["generator", "sparse_grad"])
-def test_what_torch_cannot_trace_is_named(what):
-    problem = make_problem(6, 20, 5).leaves()
-    extra = {"generator": torch.Generator()} if what == "generator" else {"sparse_grad": True}
+def test_what_torch_cannot_trace_is_named(what, device):
+    problem = make_problem(6, 20, 5, device=device).leaves()
+    extra = {"generator": torch.Generator(device)} if what == "generator" else {"sparse_grad": True}
 
     def step(*args):
         return tla_ops.triplet_adv_loss(*args, mining="random", **extra)
@@ -170,8 +170,8 @@ def test_what_torch_cannot_trace_is_named(what):
         compiled(step)(*problem)
 
 
-def test_bad_input_is_named_under_compile():
-    problem = make_problem(6, 20, 5)
+def test_bad_input_is_named_under_compile(device):
+    problem = make_problem(6, 20, 5, device=device)
 
     def step(*args):
         return tla_ops.triplet_adv_loss(*args, metric="manhattan")

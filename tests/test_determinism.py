@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import METRICS, allowed_mask, make_problem, randn, same_bits
+from helpers import METRICS, allowed_mask, make_problem, randn, random_state, same_bits
 
 import tla_ops
 
@@ -155,12 +155,12 @@ def test_a_rows_loss_does_not_depend_on_the_batch(metric, device):
         assert same_bits(alone, losses[row])
 
 
-def test_the_global_random_stream_is_used_by_random_mining_alone():
-    problem = make_problem(9, 30, 4)
+def test_the_global_random_stream_is_used_by_random_mining_alone(device):
+    problem = make_problem(9, 30, 4, device=device)
     for mining, moves in [("hardest", False), ("semihard", False), ("random", True)]:
-        before = torch.get_rng_state()
+        before = random_state(device)
         tla_ops.triplet_adv_loss(*problem, mining=mining)
-        assert torch.equal(before, torch.get_rng_state()) != moves
+        assert torch.equal(before, random_state(device)) != moves
 
 
 def test_inputs_are_left_alone(device):

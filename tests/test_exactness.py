@@ -1,12 +1,13 @@
 """Every search picks what its own distances say: cdist's bits, the lowest index of equals.
 
 Random problems of awkward scale (norms from 1e-18 to 1e25, clusters, copies, offsets, NaN, unfilled
-slots) on every instruction set, in sizes that are scored by the sums themselves and by a screen.
+slots) on every device and instruction set, in sizes that are scored by the sums themselves and by
+a screen.
 """
 
 import pytest
 import torch
-from helpers import NEVER
+from helpers import DEVICES, NEVER
 
 import tla_ops
 from tla_ops import _build_info
@@ -16,10 +17,14 @@ KINDS = ["plain", "scales", "cluster", "copies", "offset", "nan", "huge"]
 SIZES = [(9, 257, 33), (130, 300, 17), (97, 1100, 64)]
 
 
-@pytest.fixture(params=_build_info.info()["cpu"]["available"], autouse=True)
-def instruction_set(request):
+@pytest.fixture(params=[*_build_info.info()["cpu"]["available"], *DEVICES[1:]])
+def device(request):
+    """The CPU with each of its instruction sets, and every other device."""
+    if request.param in DEVICES:
+        yield torch.device(request.param)
+        return
     before = torch.ops.tla_ops.use_instruction_set(request.param)
-    yield request.param
+    yield torch.device("cpu")
     torch.ops.tla_ops.use_instruction_set(before)
 
 
@@ -58,20 +63,21 @@ def best(d, allowed, farthest):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", METRICS)
-def test_picks(metric, kind, size, dtype):
+def test_picks(metric, kind, size, dtype, device):
     b, m, dim = size
     g = torch.Generator().manual_seed(hash((b, m)) % 1000 + len(kind))
     a, c = (x.to(dtype) for x in features(kind, b, m, dim, g))
     y, cy = torch.randint(3, (b,), generator=g), torch.randint(4, (m,), generator=g)
     cy[torch.rand(m, generator=g) < 0.2] = NEVER
     exclude = torch.randint(-1, m, (b,), generator=g)
-    d = tla_ops.cdist(a, c, metric=metric)
+    on_device = [x.to(device) for x in (a, c, y, cy)]
+    d = tla_ops.cdist(*on_device[:2], metric=metric).cpu()
     there = (cy != NEVER) & (torch.arange(m) != exclude[:, None])
     other, same = there & (y[:, None] != cy), there & (y[:, None] == cy)
-    call = {"metric": metric, "exclude": exclude, "precision": "exact"}
+    call = {"metric": metric, "exclude": exclude.to(device), "precision": "exact"}
 
     def check(found, expected):
-        distance, index = found
+        distance, index = (x.cpu() for x in found)
         wrong = index != expected
         assert not wrong.any(), (wrong.nonzero()[:, 0].tolist(), index[wrong], expected[wrong])
         at = d.gather(1, index.clamp(min=0)[:, None])[:, 0].where(index >= 0, torch.inf)
@@ -80,20 +86,20 @@ def test_picks(metric, kind, size, dtype):
             and torch.equal(distance.nan_to_num(), at.nan_to_num())
         )
 
-    check(tla_ops.mine_negatives(a, c, y, cy, **call), best(d, other, False))
-    check(tla_ops.mine_positives(a, c, y, cy, **call), best(d, same, True))
-    check(tla_ops.mine_positives(a, c, y, cy, mining="easiest", **call), best(d, same, False))
+    check(tla_ops.mine_negatives(*on_device, **call), best(d, other, False))
+    check(tla_ops.mine_positives(*on_device, **call), best(d, same, True))
+    check(tla_ops.mine_positives(*on_device, mining="easiest", **call), best(d, same, False))
 
-    p = c[torch.randint(m, (b,), generator=g)]
-    bound = tla_ops.cdist(a[:, None], p[:, None], metric=metric)[:, 0]
+    p = c[torch.randint(m, (b,), generator=g)].to(device)
+    bound = tla_ops.cdist(on_device[0][:, None], p[:, None], metric=metric)[:, 0].cpu()
     beyond = other & ((d > bound) | d.isnan() | bound.isnan())
     nearest, farthest = best(d, beyond, False), best(d, other, True)
-    found = tla_ops.mine_negatives(a, c, y, cy, mining="semihard", positive=p, **call)
+    found = tla_ops.mine_negatives(*on_device, mining="semihard", positive=p, **call)
     check(found, torch.where(nearest >= 0, nearest, farthest))
 
 
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
-def test_a_product_in_bfloat16_is_known_to_be_one(setting):
+def test_a_product_in_bfloat16_is_known_to_be_one(setting, device):
     """Roundings that all point the same way, so that a product is off by nearly the whole bound.
 
     One candidate shares the coordinates that round down, another, a little farther away, those that
@@ -108,23 +114,25 @@ def test_a_product_in_bfloat16_is_known_to_be_one(setting):
     c[3, 256:507] = up
     c[70, :256] = down
     y, cy = torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64)
+    a, c, y, cy = (x.to(device) for x in (a, c, y, cy))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
     try:
         _, index = tla_ops.mine_negatives(a, c, y, cy, metric="cosine", precision="exact")
     finally:
         torch.set_float32_matmul_precision(before)
-    d = tla_ops.cdist(a, c, metric="cosine")
+    d = tla_ops.cdist(a, c, metric="cosine").cpu()
     assert 1e-3 < d[0, 3] - d[0, 70] < 2e-3
-    assert torch.equal(index, d.argmin(1))
+    assert torch.equal(index.cpu(), d.argmin(1))
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_long_rows_keep_their_digits(metric):
+def test_long_rows_keep_their_digits(metric, device):
     """Rounding does not grow with D."""
     g = torch.Generator().manual_seed(1)
     a = 0.1 + 1e-3 * torch.rand(3, 200_003, generator=g)
     c = 0.1 + 1e-3 * torch.rand(5, 200_003, generator=g)
+    a, c = a.to(device), c.to(device)
     d = tla_ops.cdist(a, c, metric=metric)
     truth = tla_ops.cdist(a.double(), c.double(), metric=metric)
     torch.testing.assert_close(d.double(), truth, rtol=2e-5, atol=2e-5)

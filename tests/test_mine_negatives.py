@@ -16,6 +16,7 @@ from helpers import (
     make_problem,
     matrix64,
     randn,
+    random_state,
     same_bits,
 )
 from hypothesis import given
@@ -56,12 +57,9 @@ def test_semihard(B, M, D, metric, device):
 def test_random(B, M, D, device):
     problem = make_problem(B, M, D, device=device)
     d64, allowed = truth(problem, "cosine")
-    if device.type == "cpu":
-        g, expected = generator(B), expected_draw(allowed, B)
-        picks = tla_ops.mine_negatives(*problem.mine, mining="random", metric="cosine", generator=g)
-        assert torch.equal(picks[1], expected)
-    else:
-        picks = tla_ops.mine_negatives(*problem.mine, mining="random", metric="cosine")
+    g = generator(B, device)
+    picks = tla_ops.mine_negatives(*problem.mine, mining="random", metric="cosine", generator=g)
+    assert torch.equal(picks[1].cpu(), expected_draw(allowed, generator(B, device)))
     check_pick(*picks, d64, allowed, "any")
 
 
@@ -75,11 +73,11 @@ def test_random_follows_torchs_seed(device):
     assert not torch.equal(picks[0], picks[2])
 
 
-def test_deterministic_modes_leave_the_random_stream_alone():
-    problem = make_problem(4, 9, 3)
-    before = torch.get_rng_state()
+def test_deterministic_modes_leave_the_random_stream_alone(device):
+    problem = make_problem(4, 9, 3, device=device)
+    before = random_state(device)
     tla_ops.mine_negatives(*problem.mine)
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(before, random_state(device))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -99,14 +97,14 @@ def test_dtypes_mix(dtype, candidate_dtype, metric, device):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_float64_is_computed_in_float64(metric):
-    problem = make_problem(9, 65, 40, dtype=torch.float64)
+def test_float64_is_computed_in_float64(metric, device):
+    problem = make_problem(9, 65, 40, dtype=torch.float64, device=device)
     picks = tla_ops.mine_negatives(*problem.mine, metric=metric)
     check_pick(*picks, *truth(problem, metric), "nearest", tol=1e-13)
 
 
-def test_positive_may_be_flat():
-    problem = make_problem(9, 30, 4)
+def test_positive_may_be_flat(device):
+    problem = make_problem(9, 30, 4, device=device)
     call = {"mining": "semihard", "metric": "euclidean"}
     flat = tla_ops.mine_negatives(*problem.mine, positive=problem.positive[:, 0], **call)
     deep = tla_ops.mine_negatives(*problem.mine, positive=problem.positive, **call)
@@ -160,8 +158,7 @@ def test_target_labels(mining, device):
     )  # fmt: skip
     d64 = matrix64(problem.anchor, problem.candidates, "euclidean")
     if mining == "random":
-        if device.type == "cpu":
-            assert torch.equal(index, expected_draw(allowed, 5))
+        assert torch.equal(index.cpu(), expected_draw(allowed, generator(5, device)))
         assert all(allowed[i, j] for i, j in enumerate(index.tolist()))
         return
     bound = distance64(problem.anchor, problem.positive[:, 0], "euclidean")
@@ -248,8 +245,8 @@ def test_only_same_class(mining, device):
     assert index.eq(-1).all()
 
 
-def test_no_positives_under_semihard_is_hardest():
-    problem = make_problem(9, 40, 4, K=0)
+def test_no_positives_under_semihard_is_hardest(device):
+    problem = make_problem(9, 40, 4, K=0, device=device)
     picks = tla_ops.mine_negatives(*problem.mine, mining="semihard", positive=problem.positive)
     assert torch.equal(picks[1], tla_ops.mine_negatives(*problem.mine)[1])
 
@@ -295,8 +292,8 @@ def test_fast_returns_the_true_distance_of_its_pick(metric, dtype, device):
             check_pick(at, picks[1], d64, allowed, "nearest", tol=3e-2)
 
 
-def test_mined_distances_are_detached():
-    problem = make_problem(4, 9, 3).leaves()
+def test_mined_distances_are_detached(device):
+    problem = make_problem(4, 9, 3, device=device).leaves()
     distance, index = tla_ops.mine_negatives(*problem.mine)
     assert not distance.requires_grad
     assert not index.requires_grad
@@ -311,11 +308,11 @@ def test_mined_distances_are_detached():
     seed=st.integers(0, 999),
     scale=st.sampled_from([1e-4, 1, 1e4]),
 )
-def test_hardest_on_any_problem(B, M, D, classes, metric, seed, scale):
-    problem = make_problem(B, M, D, classes=classes, seed=seed)
+def test_hardest_on_any_problem(B, M, D, classes, metric, seed, scale, device):
+    problem = make_problem(B, M, D, classes=classes, seed=seed, device=device)
     problem = problem._replace(candidates=(problem.candidates * scale).round(decimals=1))
-    exclude = torch.randint(-1, max(M, 1), (B,), generator=generator(seed))
-    target = torch.randint(classes + 1, (B,), generator=generator(seed + 1))
+    exclude = torch.randint(-1, max(M, 1), (B,), generator=generator(seed)).to(device)
+    target = torch.randint(classes + 1, (B,), generator=generator(seed + 1)).to(device)
     picks = tla_ops.mine_negatives(
         *problem.mine, metric=metric, exclude=exclude, target_labels=target
     )

@@ -38,11 +38,12 @@ def test_value(B, M, D, mining, metric, device):
 
 
 @pytest.mark.parametrize(("B", "M", "D"), SIZES)
-def test_random(B, M, D):
-    problem = make_problem(B, M, D)
+def test_random(B, M, D, device):
+    problem = make_problem(B, M, D, device=device)
     d64, allowed = truth(problem, "angular")
-    distance, index = tla_ops.mine_positives(*problem.mine, mining="random", generator=generator(B))
-    assert torch.equal(index, expected_draw(allowed, B))
+    g = generator(B, device)
+    distance, index = tla_ops.mine_positives(*problem.mine, mining="random", generator=g)
+    assert torch.equal(index.cpu(), expected_draw(allowed, generator(B, device)))
     check_pick(distance, index, d64, allowed, "any")
 
 

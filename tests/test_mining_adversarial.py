@@ -32,13 +32,12 @@ def labels(B, M, device, classes=3):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_candidates_one_ulp_apart(metric, dtype, device):
-    base = randn(1, 65, device=device, dtype=dtype).expand(700, 65).clone()
-    steps = randn(700, 65, seed=1, device=device, dtype=dtype)
+    base = randn(1, 65, dtype=dtype).expand(700, 65).clone()
+    steps = randn(700, 65, seed=1, dtype=dtype)
     c = torch.where(steps > 1, torch.nextafter(base, steps), base)
     assert len(torch.unique(c, dim=0)) > 600
-    check_hardest(
-        randn(9, 65, seed=2, device=device, dtype=dtype), c, *labels(9, 700, device), metric
-    )
+    a = randn(9, 65, seed=2, device=device, dtype=dtype)
+    check_hardest(a, c.to(device), *labels(9, 700, device), metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -137,9 +136,9 @@ def test_squares_beyond_float32(metric, scale, device):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_huge_numbers_in_float64(metric):
-    a, c = randn(9, 16, dtype=torch.float64), randn(300, 16, seed=1, dtype=torch.float64)
-    y, cy = labels(9, 300, "cpu")
+def test_huge_numbers_in_float64(metric, device):
+    a, c = (randn(n, 16, seed=n, dtype=torch.float64, device=device) for n in (9, 300))
+    y, cy = labels(9, 300, device)
     small = tla_ops.mine_negatives(a, c, y, cy, metric=metric)
     large = tla_ops.mine_negatives(a * 2.0**300, c * 2.0**300, y, cy, metric=metric)
     assert torch.equal(small[1], large[1])

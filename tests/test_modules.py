@@ -143,23 +143,24 @@ def test_state_dict_round_trip(device):
     assert all(torch.equal(x, y) for x, y in zip(bank.buffers(), other.buffers(), strict=True))
 
 
-def test_a_partly_filled_state_goes_on_where_it_was():
-    bank = tla_ops.FeatureBank(5, 3)
-    bank.enqueue(*rows(3))
+def test_a_partly_filled_state_goes_on_where_it_was(device):
+    bank = tla_ops.FeatureBank(5, 3, device=device)
+    bank.enqueue(*rows(3, device=device))
     other = copy.deepcopy(bank)
-    other.enqueue(*rows(3, 3))
+    other.enqueue(*rows(3, 3, device=device))
     assert content(other) == [1, 2, 3, 4, 5]
     assert content(bank) == [0, 1, 2]
 
 
-def test_bank_follows_to():
+def test_bank_follows_to(device):
     model = nn.Sequential(nn.Linear(3, 3))
     model.bank = tla_ops.FeatureBank(5, 3)
     model.bank.enqueue(*rows(2))
-    model.half()
+    model.half().to(device)
     assert model.bank.features.dtype == torch.half
     assert model.bank.labels.dtype == torch.int64
-    model.bank.enqueue(*rows(2, 2))
+    assert {x.device.type for x in model.bank.buffers()} == {device.type}
+    model.bank.enqueue(*rows(2, 2, device=device))
     assert content(model.bank) == [0, 1, 2, 3]
 
 

@@ -29,6 +29,8 @@ def test_build_info():
     assert set(info["cpu"]["available"]) <= set(info["cpu"]["compiled"])
     assert info["cuda"]["built"] == _library.CUDA_LIBRARY.exists()
     assert info["cuda"]["built"] or info["cuda"]["reason"]
+    assert re.fullmatch("[0-9a-f]{64}", info["cuda"]["sources_sha256"])
+    assert isinstance(info["verified"], list)
     json.dumps(info)
 
 
@@ -103,7 +105,7 @@ def test_a_cuda_tensor_without_kernels_says_how_to_build_them(monkeypatch):
     assert ("TLA_OPS_CUDA=on" in message) == tla_ops.build_info()["cuda"]["kernels"]
 
     class Device:
-        type = "cuda"
+        type, index = "cuda", 7
 
     class FakeTensor:
         device = Device()
@@ -111,7 +113,7 @@ def test_a_cuda_tensor_without_kernels_says_how_to_build_them(monkeypatch):
     from tla_ops import _dispatch
 
     with pytest.raises(RuntimeError, match="no CUDA kernels"):
-        _dispatch.has_kernels(FakeTensor())
+        _dispatch.has_kernels(FakeTensor(), "cdist")
 
 
 def test_a_device_without_kernels_says_so_once():
@@ -124,8 +126,8 @@ def test_a_device_without_kernels_says_so_once():
         device = Device()
 
     with pytest.warns(UserWarning, match="no kernels for xpu"):
-        assert not _dispatch.has_kernels(FakeTensor())
-    assert not _dispatch.has_kernels(FakeTensor())  # a second warning would be an error
+        assert not _dispatch.has_kernels(FakeTensor(), "cdist")
+    assert not _dispatch.has_kernels(FakeTensor(), "mine")  # a second warning would be an error
 
 
 @pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the README is not beside the tests")

@@ -75,14 +75,13 @@ def test_every_option(reduction, norm, mining, metric, device):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("mining", MININGS)
-def test_agrees_with_the_reference_in_float64(mining, metric):
-    problem = make_problem(23, 50, 9, K=2, dtype=torch.float64)
-    target, exclude = torch.arange(23) % 6, torch.arange(23) * 2
-    call = {**CALL, "metric": metric, "mining": mining, "target_labels": target, "exclude": exclude}
-    ours = tla_ops.triplet_adv_loss(*problem, **call, generator=generator(1), return_details=True)
-    truth = reference.triplet_adv_loss(
-        *problem, **call, generator=generator(1), return_details=True
-    )
+def test_agrees_with_the_reference_in_float64(mining, metric, device):
+    problem = make_problem(23, 50, 9, K=2, dtype=torch.float64, device=device)
+    rows = torch.arange(23, device=device)
+    call = {**CALL, "metric": metric, "mining": mining, "target_labels": rows % 6,
+            "exclude": rows * 2, "return_details": True}  # fmt: skip
+    ours = tla_ops.triplet_adv_loss(*problem, **call, generator=generator(1, device))
+    truth = reference.triplet_adv_loss(*problem, **call, generator=generator(1, device))
     assert ours.loss.dtype == torch.float64
     assert torch.equal(ours[1], truth[1])
     for x, y in zip(ours, truth, strict=True):
@@ -125,8 +124,8 @@ def test_dtypes_mix(dtype, candidate_dtype, device):
     check_details(problem, out, "angular")
 
 
-def test_defaults_are_the_signature():
-    problem = make_problem(9, 40, 21)
+def test_defaults_are_the_signature(device):
+    problem = make_problem(9, 40, 21, device=device)
     full = tla_ops.triplet_adv_loss(
         *problem, margin=0.03, weight=1.0, norm_weight=0.0, metric="angular", mining="hardest",
         norm="l2", target_labels=None, exclude=None, precision=None, reduction="mean",

@@ -73,8 +73,8 @@ def test_details(device):
     assert out.loss.shape == (9,)
 
 
-def test_defaults_are_those_of_triplet_adv_loss():
-    a, p, n = triple(9, 5)
+def test_defaults_are_those_of_triplet_adv_loss(device):
+    a, p, n = triple(9, 5, device=device)
     full = tla_ops.triplet_loss(
         a, p, n, margin=0.03, weight=1.0, norm_weight=0.0, metric="angular", norm="l2",
         reduction="mean", return_details=False,

@@ -14,13 +14,16 @@ from .functional import (
 )
 from .mining import mine_negatives, mine_positives
 from .modules import FeatureBank, TripletAdvLoss
-from .types import BatchHardDetails, TripletLossDetails
+from .selftest import selftest
+from .types import BatchHardDetails, OperatorCheck, SelfTestReport, TripletLossDetails
 
 __version__ = build_info()["version"]
 
 __all__ = [
     "BatchHardDetails",
     "FeatureBank",
+    "OperatorCheck",
+    "SelfTestReport",
     "TripletAdvLoss",
     "TripletLossDetails",
     "batch_hard_triplet_loss",
@@ -28,6 +31,7 @@ __all__ = [
     "cdist",
     "mine_negatives",
     "mine_positives",
+    "selftest",
     "triplet_adv_loss",
     "triplet_loss",
 ]

@@ -1,7 +1,7 @@
 from typing import Any
 
 def info() -> dict[str, Any]:
-    """What was compiled: version, compiler, torch ABI, CPU instruction sets, CUDA."""
+    """What was compiled: version, compiler, torch ABI, CPU instruction sets, CUDA, verified."""
 
 def plan_search(
     anchors: int,
@@ -14,3 +14,25 @@ def plan_search(
     amx: bool,
 ) -> dict[str, Any]:
     """How a search is cut: anchor_block, tile, blocks, splits, split_size, kind."""
+
+def plan_tiles(
+    anchors: int,
+    candidates: int,
+    dim: int,
+    element_size: int,
+    tiles: bool,
+    rows: int,
+    multiprocessors: int,
+    capability: int,
+) -> dict[str, Any]:
+    """How a CUDA search is cut into tiles, teams of blocks and blocks that work on rows."""
+
+def plan_rows(
+    rows: int, element_size: int, multiprocessors: int, capability: int
+) -> dict[str, Any]:
+    """The launch for work of a warp a row."""
+
+def plan_backward(
+    anchors: int, pool_rows: int, multiprocessors: int, capability: int
+) -> dict[str, Any]:
+    """The launch of triplet_loss_backward, anchor_blocks of it for the anchors."""

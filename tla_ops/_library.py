@@ -69,13 +69,13 @@ def build_info() -> dict:
         A dict: ``version``; ``compiler``; ``torch_abi`` (lowest torch version the libraries load
         under); ``torch`` (the one in use); ``cpu``: instruction sets ``compiled``, ``available``
         on this machine and ``in_use``; ``cuda``: ``built``, ``architectures``, ``toolkit``,
-        ``kernels`` (whether this version has any to build) and, where it was not built, the
-        ``reason``; ``verified``: CUDA kernel paths that a results file shows to have run on
-        hardware.
+        ``kernels`` (whether this version has any to build), ``sources_sha256`` (of the kernels'
+        sources) and, where it was not built, the ``reason``; ``verified``: the operators whose
+        CUDA kernels, as they are in this version, a results file shows to have passed on hardware,
+        a list of ``{"capability": "9.0", "device": ..., "operators": [...]}``.
     """
     from . import _build_info
 
     info = dict(_build_info.info())
     info["torch"] = torch.__version__
-    info["verified"] = []
     return info

@@ -13,9 +13,13 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from tla_ops.types import SelfTestReport
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -25,6 +29,18 @@ EXTRAS = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 class CommandError(Exception):
     """An error whose text is all that the user needs to read."""
+
+
+class BadUsage(CommandError):
+    """Arguments that do not go together."""
+
+
+class Outcome(NamedTuple):
+    """What a verb came to: the object for ``--json``, the text for people, the exit status."""
+
+    result: dict[str, Any]
+    text: Callable[[], str]
+    status: int = DONE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("tla-ops: interrupted", INTERRUPTED)
     try:
-        result, text = args.run(args)
+        result, text, status = args.run(args)
         print(json.dumps(result, allow_nan=False) if args.json else text(), flush=True)
     except KeyboardInterrupt:
         output = getattr(args, "output", None)
@@ -50,8 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (CommandError, OSError) as error:
-        return _complain(f"{args.name}: {error}", FAILED)
-    return DONE
+        status = BAD_USAGE if isinstance(error, BadUsage) else FAILED
+        return _complain(f"{args.name}: {error}", status)
+    return status
 
 
 def _holds_something(output: Path | None) -> bool:
@@ -130,13 +147,13 @@ def _add_demo(verbs: Any) -> None:
     _finish(parser, "demo", _run_demo)
 
 
-def _run_demo(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], str]]:
+def _run_demo(args: argparse.Namespace) -> Outcome:
     _need(args.name, "sklearn", "matplotlib")
     from tla_ops.experiments import demo
     from tla_ops.training.files import plain
 
     metrics = demo.run(demo.Config(seed=args.seed, epochs=args.epochs), args.output)
-    return plain(metrics), lambda: f"{demo.render(metrics)}\nwritten to {args.output}"
+    return Outcome(plain(metrics), lambda: f"{demo.render(metrics)}\nwritten to {args.output}")
 
 
 # bench
@@ -186,7 +203,7 @@ def _add_table2(targets: Any) -> None:
     _finish(parser, "bench table2", _run_table2)
 
 
-def _run_table2(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], str]]:
+def _run_table2(args: argparse.Namespace) -> Outcome:
     import torch
 
     from tla_ops.experiments import table2
@@ -209,7 +226,7 @@ def _run_table2(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], 
         device=args.device,
     )
     results = table2.run(config, args.output)
-    return plain(results), lambda: table2.render(results)
+    return Outcome(plain(results), lambda: table2.render(results))
 
 
 # info
@@ -222,15 +239,84 @@ def _add_info(verbs: Any) -> None:
         "What was compiled: version, instruction sets, architectures, toolkit.",
         "tla-ops info",
         "tla-ops info --json",
+        "tla-ops info --selftest",
+        "tla-ops info --selftest --device cuda:1",
     )
+    parser.add_argument(
+        "--selftest",
+        action="store_true",
+        help="compare the operators with plain PyTorch on every device; status 1 if one disagrees",
+    )
+    parser.add_argument("--device", type=_device, help="test this one alone: cpu, cuda, cuda:1")
     _finish(parser, "info", _run_info)
 
 
-def _run_info(args: argparse.Namespace) -> tuple[dict[str, Any], Callable[[], str]]:
+def _run_info(args: argparse.Namespace) -> Outcome:
     import tla_ops
 
     info = tla_ops.build_info()
-    return info, lambda: "\n".join(_lines(info))
+    if not args.selftest:
+        if args.device:
+            raise BadUsage("--device needs --selftest")
+        return Outcome(info, lambda: _render_info(info))
+    reports = [_selftest(device) for device in ([args.device] if args.device else _devices())]
+    result = {**info, "selftest": [_plain(report) for report in reports]}
+    failed = any(report.failed for report in reports)
+    return Outcome(
+        result,
+        lambda: "\n\n".join([_render_info(info), *map(_render_report, reports)]),
+        FAILED if failed else DONE,
+    )
+
+
+def _devices() -> list[str]:
+    """Every device that has kernels."""
+    import torch
+
+    from tla_ops import _library
+
+    count = torch.cuda.device_count() if _library.has_cuda_kernels() else 0
+    return ["cpu", *(f"cuda:{index}" for index in range(count))]
+
+
+def _selftest(device: str) -> SelfTestReport:
+    import torch
+
+    import tla_ops
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CommandError(f"--device {device}: this torch sees no CUDA device")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the table says it
+            return tla_ops.selftest(device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device {device}: {error}") from error
+
+
+def _plain(report: SelfTestReport) -> dict[str, Any]:
+    operators = {name: found._asdict() for name, found in report.operators.items()}
+    return {**report._asdict(), "operators": operators}
+
+
+def _render_report(report: SelfTestReport) -> str:
+    capability = f", {report.capability}" if report.capability else ""
+    lines = [f"self-test on {report.device} ({report.name}{capability})"]
+    width = max(map(len, report.operators))
+    for name, found in report.operators.items():
+        outcome = f"passed, {found.problems} problems, {found.worst:.0%} of what may differ"
+        lines.append(f"  {name:<{width}}  {outcome if found.passed else f'FAILED: {found.reason}'}")
+    return "\n".join(lines)
+
+
+def _render_info(info: dict[str, Any]) -> str:
+    shown: list[Any] = [
+        f"{record['capability']} ({record['device']}): {', '.join(record['operators'])}"
+        for record in info["verified"]
+    ]
+    if not shown and info["cuda"]["kernels"]:
+        shown = ["no hardware has verified the CUDA kernels of this version"]
+    return "\n".join(_lines({**info, "verified": "; ".join(shown)}))
 
 
 def _lines(info: dict[str, Any], indent: str = "") -> list[str]:

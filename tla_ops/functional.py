@@ -10,7 +10,13 @@ from torch import Tensor
 
 from . import _checks as check
 from . import autograd, ops, reference
-from ._dispatch import has_kernels, is_fast, uniform_draws, with_positives_dim
+from ._dispatch import (
+    check_generator,
+    has_kernels,
+    is_fast,
+    uniform_draws,
+    with_positives_dim,
+)
 from .types import BatchHardDetails, TripletLossDetails
 
 
@@ -99,15 +105,16 @@ def triplet_adv_loss(
         where, anchor, candidates, labels, candidate_labels, target_labels, exclude
     )
     fast = is_fast(where, precision)
+    check_generator(where, anchor, generator)
     if sparse_grad and torch.compiler.is_compiling():
         raise ValueError(f"{where}: sparse_grad must be False under torch.compile")
-    if not has_kernels(anchor):
+    if not has_kernels(anchor, "triplet_adv_loss"):
         return reference.triplet_adv_loss(
             anchor, positive, candidates, labels, candidate_labels, **options._asdict(),
             mining=mining, target_labels=target_labels, exclude=exclude, generator=generator,
             return_details=return_details,
         )  # fmt: skip
-    uniform = uniform_draws(where, mining, anchor, generator)
+    uniform = uniform_draws(mining, anchor, generator)
     details = autograd.TripletAdvLoss.apply(
         anchor, with_positives_dim(positive), candidates, labels, candidate_labels,
         autograd.MineOptions(target_labels, exclude, uniform, mining, fast), options, sparse_grad,
@@ -159,7 +166,7 @@ def triplet_loss(
             f"got {check.shape(negative)}"
         )
     check.same_device(where, "negative", negative, "anchor", anchor)
-    if not has_kernels(anchor):
+    if not has_kernels(anchor, "triplet_loss"):
         return reference.triplet_loss(
             anchor, positive, negative, **options._asdict(), return_details=return_details
         )
@@ -221,7 +228,8 @@ def batch_hard_triplet_loss(
         where, "labels", labels, embeddings.shape[0], "embeddings", embeddings, "embeddings"
     )
     fast = is_fast(where, precision)
-    if not has_kernels(embeddings):
+    check_generator(where, embeddings, generator)
+    if not has_kernels(embeddings, "mine", "triplet_loss"):
         return reference.batch_hard_triplet_loss(
             embeddings, labels, **options._asdict(), mining=mining,
             positive_mining=positive_mining, generator=generator, return_details=return_details,
@@ -229,7 +237,7 @@ def batch_hard_triplet_loss(
     pool = embeddings.detach()
     own = torch.arange(pool.shape[0], device=pool.device)
     rest = (pool, pool, labels, labels)
-    uniform = uniform_draws(where, positive_mining, pool, generator)
+    uniform = uniform_draws(positive_mining, pool, generator)
     positive_distance, positive_index = ops.mine(
         *rest, None, None, own, uniform, metric, positive_mining, True, fast
     )
@@ -238,7 +246,7 @@ def batch_hard_triplet_loss(
         # A row without a positive has nothing to be farther than: NaN makes it fall back.
         mined = pool[positive_index.clamp(min=0)]
         positive = torch.where((positive_index >= 0)[:, None], mined, torch.nan).unsqueeze(1)
-    uniform = uniform_draws(where, mining, pool, generator)
+    uniform = uniform_draws(mining, pool, generator)
     negative_distance, negative_index = ops.mine(
         *rest, positive, None, None, uniform, metric, mining, False, fast
     )
@@ -286,7 +294,7 @@ def cdist(x1: Tensor, x2: Tensor, *, metric: str = "angular") -> Tensor:
             f"{where}: x2 must have leading dimensions that broadcast with x1 {check.shape(x1)}, "
             f"got {check.shape(x2)}"
         ) from None
-    if not has_kernels(x1):
+    if not has_kernels(x1, "cdist"):
         return reference.cdist(x1, x2, metric=metric)
     rows, columns, dim = x1.shape[-2], x2.shape[-2], x1.shape[-1]
     count = math.prod(batch)

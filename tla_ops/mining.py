@@ -7,7 +7,13 @@ from torch import Tensor
 
 from . import _checks as check
 from . import ops, reference
-from ._dispatch import has_kernels, is_fast, uniform_draws, with_positives_dim
+from ._dispatch import (
+    check_generator,
+    has_kernels,
+    is_fast,
+    uniform_draws,
+    with_positives_dim,
+)
 
 
 def mine_negatives(
@@ -113,7 +119,8 @@ def _mine(
         where, anchor, candidates, labels, candidate_labels, target_labels, exclude
     )
     fast = is_fast(where, precision)
-    if not has_kernels(anchor):
+    check_generator(where, anchor, generator)
+    if not has_kernels(anchor, "mine"):
         if same_class:
             return reference.mine_positives(
                 anchor, candidates, labels, candidate_labels, mining=mining, metric=metric,
@@ -123,7 +130,7 @@ def _mine(
             anchor, candidates, labels, candidate_labels, mining=mining, metric=metric,
             positive=positive, target_labels=target_labels, exclude=exclude, generator=generator,
         )  # fmt: skip
-    uniform = uniform_draws(where, mining, anchor, generator)
+    uniform = uniform_draws(mining, anchor, generator)
     if positive is not None:
         positive = with_positives_dim(positive).detach() if mining == "semihard" else None
     return ops.mine(

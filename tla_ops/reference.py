@@ -207,7 +207,9 @@ def _allowed(labels, candidate_labels, target_labels, exclude, same_class):
 
 def _draw(allowed, anchor, generator):
     """The floor(u n)-th of a row's n allowed candidates."""
-    u = torch.rand(len(anchor), dtype=torch.float64, device=anchor.device, generator=generator)
+    # torch.compile traces a draw of dynamic size only where no generator is named.
+    extra = {} if generator is None else {"generator": generator}
+    u = torch.rand(anchor.shape[0], dtype=torch.float64, device=anchor.device, **extra)
     rank = allowed.long().cumsum(1)
     n = allowed.long().sum(1)
     nth = torch.minimum((u * n).long(), n - 1) + 1
