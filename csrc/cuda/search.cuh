@@ -196,23 +196,24 @@ struct TileSearch {
     pairs.run(rank() * parts, parts, p.plan.team == 1);
   }
 
-  // What block `r` of the team has published.
-  TLA_DEVICE const T* published(int r) const {
-    if (p.plan.cluster) return cluster_peer(shared, r);
-    if (p.plan.team == 1) return shared;
-    return in_global(r);
-  }
   TLA_DEVICE T* in_global(int r) const {
     return static_cast<T*>(p.sums) + (team() * p.plan.team + r) * kParts / p.plan.team * S::kPartSize;
   }
+  // The sum of all parts of D, in their order. All are on their way before the first is added: a peer is far away.
   template <class Join>
   TLA_DEVICE T joined(int at) const {
-    const int parts = p.plan.team == 1 ? 1 : kParts / p.plan.team;
-    T total = 0;
-    for (int r = 0; r < p.plan.team; ++r) {
-      const T* sums = published(r);
-      for (int q = 0; q < parts; ++q) total = Join::join(total, sums[q * S::kPartSize + at]);
+    if (p.plan.team == 1) return shared[at];
+    const int parts = kParts / p.plan.team;
+    T part[kParts], total = 0;
+    if (p.plan.cluster) {
+#pragma unroll
+      for (int q = 0; q < kParts; ++q) part[q] = cluster_peer(shared, q / parts)[q % parts * S::kPartSize + at];
+    } else {
+#pragma unroll
+      for (int q = 0; q < kParts; ++q) part[q] = in_global(q / parts)[q % parts * S::kPartSize + at];
     }
+#pragma unroll
+    for (int q = 0; q < kParts; ++q) total = Join::join(total, part[q]);
     return total;
   }
 

@@ -40,11 +40,13 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_backward(Tensor grad, Tensor anc
   Tensor grad_negative = gradient_of(negative, need_negative, {sparse ? b : negative.size(0), d}, params.grad_negative);
 
   Workspace workspace;
-  const int64_t pairs = workspace.reserve(b * (k + 1) * sizeof(PairWeights));
+  const int64_t pairs = workspace.reserve(b * (k + 1) * kPairBytes);
+  const int64_t weights = workspace.reserve(b * (k + 1) * sizeof(PairWeights));
   const int64_t shares = workspace.reserve(2 * b * sizeof(PairWeights));
   const int64_t links = workspace.reserve(2 * b * sizeof(int64_t));
   workspace.allocate(anchor);
-  params.to_positive = workspace.at<PairWeights>(pairs);
+  params.pairs = workspace.at(pairs);
+  params.to_positive = workspace.at<PairWeights>(weights);
   params.to_negative = params.to_positive + b * k;
   for (int pool = 0; pool < 2; ++pool) {
     params.shares[pool] = workspace.at<PairWeights>(shares) + pool * b;

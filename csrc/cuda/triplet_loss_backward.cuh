@@ -16,12 +16,16 @@ struct TripletBackwardParams {
   bool sparse = false;                               // the negatives' gradients stand in the rows of their owners
   int64_t positive_pool = 0, negative_pool = 0;      // rows of the pools that are picked from
   int64_t anchor_blocks = 0;
-  // Workspace: (b, k) and (b) weights of the rows' own pairs, and for each pool (b) weights and (b) links from an
-  // anchor to the next that picked the same row, both written by the row's owner alone.
+  // Workspace: (b, 1 + k) pairs; (b, k) and (b) weights of the rows' own pairs, and for each pool (b) weights and (b)
+  // links from an anchor to the next that picked the same row, both written by the row's owner alone.
+  void* pairs = nullptr;
   PairWeights *to_positive = nullptr, *to_negative = nullptr;
   PairWeights* shares[2] = {nullptr, nullptr};
   int64_t* next[2] = {nullptr, nullptr};
 };
+
+// Bytes of a pair in the workspace, whatever it is computed in.
+constexpr int64_t kPairBytes = sizeof(Pair<double>);
 
 enum Pool { kPositives, kNegatives };
 
@@ -54,14 +58,15 @@ struct TripletBackward {
   }
 
   // The weights of anchor i and its k-th positive, or for k = -1 its negative, and the anchor's squared norm; by a
-  // warp.
-  TLA_DEVICE PairWeights weights(int64_t i, int64_t k, double& anchor_square) const {
+  // warp. pair_of(n) is the n-th pair, numbered alike.
+  template <class F>
+  TLA_DEVICE PairWeights weights(int64_t i, int64_t k, double& anchor_square, const F& pair_of) const {
     const bool has_negative = t.negative_of(i) >= 0;
     Pair<T> negative{}, wanted{};
     int64_t hinges = 0;
     for (int64_t n = -1; n < t.positives(); ++n) {
       if (k >= 0 && n >= 0 && n != k) continue;
-      const Pair<T> pair = t.pair<Op, T>(o.metric, i, n);
+      const Pair<T> pair = pair_of(n);
       if (n < 0)
         negative = pair;
       else
@@ -85,9 +90,17 @@ struct TripletBackward {
     TLA_SHARED(double, anchor_norm, 1);
     const int64_t count = t.positives();
     const bool out = t.left_out(i), has_negative = t.negative_of(i) >= 0;
+    Pair<T>* pairs = static_cast<Pair<T>*>(p.pairs) + i * (count + 1) + 1;
+    for (int64_t k = warp() - 1; k < count && !out; k += kThreadsOfTile / kWarp) {
+      const Pair<T> pair = t.pair<Op, T>(o.metric, i, k);
+      if (lane_id() == 0) pairs[k] = pair;
+    }
+    block_sync();
     for (int64_t k = warp() - 1; k < count && !out; k += kThreadsOfTile / kWarp) {
       double square = 0;
-      const PairWeights w = weights(i, k, square);
+      const PairWeights w = weights(i, k, square, [&](int64_t n) {
+        return Pair<T>{pairs[n].sums, pairs[n].distance};  // and not the padding behind it
+      });
       if (lane_id() != 0) continue;
       (k < 0 ? p.to_negative[i] : p.to_positive[i * count + k]) = w;
       if (k < 0) anchor_norm[0] = norm_slope(square, upstream(i));
@@ -184,7 +197,8 @@ struct TripletBackward {
   // What anchor n sends to the pool's row, by a warp.
   TLA_DEVICE void share(Pool pool, int64_t n) const {
     double square = 0;
-    const PairWeights w = weights(n, pool == kNegatives ? -1 : 0, square);
+    const PairWeights w =
+        weights(n, pool == kNegatives ? -1 : 0, square, [&](int64_t k) { return t.pair<Op, T>(o.metric, n, k); });
     if (lane_id() == 0) p.shares[pool][n] = w;
   }
 
@@ -235,7 +249,8 @@ triplet_loss_backward_kernel(const TripletBackwardParams p) {
 
 template <class Launch>
 void launch_triplet_loss_backward(TripletBackwardParams p, bool wide, Gpu gpu, const Launch& launch) {
-  const int64_t pools = (p.grad_positive.data != nullptr) * p.positive_pool + (p.grad_negative.data != nullptr) * p.negative_pool;
+  const int64_t pools =
+      (p.grad_positive.data != nullptr) * p.positive_pool + (p.grad_negative.data != nullptr) * p.negative_pool;
   const BackwardPlan plan = plan_backward(p.triplets.b, pools, gpu);
   if (plan.shape.blocks == 0) return;
   p.anchor_blocks = plan.anchor_blocks;

@@ -41,7 +41,9 @@ void run_triplet_loss_backward(const Problem& p) {
   if (p.flag("need_positive")) params.grad_positive = by_positive.output();
   if (p.flag("need_negative")) params.grad_negative = by_negative.output();
   const Buffer weights = Buffer::output((b * k + 3 * b) * sizeof(cuda::PairWeights), p.seed() + 11),
-               links = Buffer::output(2 * b * sizeof(int64_t), p.seed() + 12);
+               links = Buffer::output(2 * b * sizeof(int64_t), p.seed() + 12),
+               pairs = Buffer::output(b * (k + 1) * cuda::kPairBytes, p.seed() + 13);
+  params.pairs = pairs.as<void>();
   params.to_positive = weights.as<cuda::PairWeights>();
   params.to_negative = params.to_positive + b * k;
   for (int pool = 0; pool < 2; ++pool) {
