@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_TOOLS := "cmake>=3.24" ninja "pybind11>=2.12" "setuptools>=77" wheel build
 WHEELS ?= $(BUILD_TOOLS) pytest pytest-xdist hypothesis rich scikit-learn matplotlib
 SOURCES := $(shell find csrc cmake tla_ops -type f -not -name '*.pyc' -not -name '*.so') \
-           setup.py CMakeLists.txt pyproject.toml
+           setup.py CMakeLists.txt pyproject.toml $(wildcard benchmarks/results/*/*.json)
 CXX_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # A terminal shows progress; a log gets plain lines.
 export PYTHONUNBUFFERED = 1
