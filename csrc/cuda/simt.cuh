@@ -47,7 +47,8 @@ TLA_DEVICE unsigned ballot(bool condition) { return __ballot_sync(kAllLanes, con
 // A cluster: consecutive blocks that see each other's shared memory. Blocks without clusters have nobody to wait for.
 TLA_DEVICE void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  // Not the .aligned forms: lanes of a warp may come one after the other.
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 #else
   __trap();
 #endif
