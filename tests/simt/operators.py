@@ -9,10 +9,17 @@ from .client import A100, H200
 GPUS = {
     "cluster": H200,
     "grid": A100,
-    "turns": {"multiprocessors": 2, "capability": 86},
+    "turns": {"multiprocessors": 1, "capability": 86},
     "few": {"multiprocessors": 5, "capability": 90},
 }
 LOSS = {"margin": 0.3, "weight": 1.7, "norm_weight": 0.02, "norm": "l2", "reduction": "mean"}
+
+
+def share(run, cases, of, plain=1, first=0):
+    """One in `of` of the cases, with its number; in the plain build one in `plain`."""
+    step = plain if run.flavour == "plain" else of
+    first += {"plain": 0, "asan": 1, "race": 3}[run.flavour]
+    return list(enumerate(cases))[first % step :: step]
 
 
 def mine(run, a, c, y, cy, *, metric="angular", mining="hardest", same_class=False, **more):
@@ -43,9 +50,7 @@ def backward(run, grad, anchor, positive, negative, *, needed=(1, 1, 1), sparse=
     rows = {"grad": grad, "anchor": anchor, "positive": positive, "negative": negative}
     names = ("need_anchor", "need_positive", "need_negative")
     flags = {**dict(zip(names, map(int, needed), strict=True)), "sparse": int(sparse)}
-    return run(
-        "triplet_loss_backward", **rows, **flags, **{**LOSS, "metric": "angular", **more}
-    )
+    return run("triplet_loss_backward", **rows, **flags, **{**LOSS, "metric": "angular", **more})
 
 
 def best(d, allowed, farthest=False):

@@ -14,7 +14,8 @@ void run_mine(const Problem& p) {
   const TilePlan& plan = search.params.plan;
   const Array numbers = new_array("int64", {5}, 0);
   int64_t* out = numbers.memory.as<int64_t>();
-  for (int64_t n : {plan.anchor_tile, plan.team, int{plan.cluster}, plan.teams, plan.tiles_b * plan.tiles_m}) *out++ = n;
+  for (int64_t n : {plan.anchor_tile, plan.team, int{plan.cluster}, plan.teams, plan.tiles_b * plan.tiles_m})
+    *out++ = n;
   answer("plan", numbers);
 }
 
