@@ -113,6 +113,20 @@ py::dict plan_backward(int64_t anchors, int64_t pool_rows, int64_t multiprocesso
   return result;
 }
 
+py::dict plan_cdist(int64_t n, int64_t b, int64_t m, int64_t element_size, int64_t multiprocessors, int capability) {
+  const tla::CdistPlan plan = tla::plan_cdist(n, b, m, element_size > 4, {multiprocessors, capability});
+  py::dict result;
+  result["anchor_tile"] = plan.anchor_tile;
+  set_shape(result, plan.shape);
+  return result;
+}
+
+py::dict plan_cdist_backward(int64_t n, int64_t b, int64_t multiprocessors, int capability) {
+  py::dict result;
+  set_shape(result, tla::plan_cdist_backward(n, b, {multiprocessors, capability}));
+  return result;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_build_info, m) {
@@ -122,6 +136,10 @@ PYBIND11_MODULE(_build_info, m) {
         py::arg("threads"), py::arg("product"), py::arg("wide"), py::arg("amx"));
   m.def("plan_tiles", &plan_tiles, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
         py::arg("tiles"), py::arg("rows"), py::arg("multiprocessors"), py::arg("capability"));
+  m.def("plan_cdist", &plan_cdist, py::arg("n"), py::arg("b"), py::arg("m"), py::arg("element_size"),
+        py::arg("multiprocessors"), py::arg("capability"));
+  m.def("plan_cdist_backward", &plan_cdist_backward, py::arg("n"), py::arg("b"), py::arg("multiprocessors"),
+        py::arg("capability"));
   m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("multiprocessors"),

@@ -3,7 +3,14 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tla_ops._build_info import plan_backward, plan_rows, plan_search, plan_tiles
+from tla_ops._build_info import (
+    plan_backward,
+    plan_cdist,
+    plan_cdist_backward,
+    plan_rows,
+    plan_search,
+    plan_tiles,
+)
 
 sizes = st.one_of(st.integers(0, 300), st.integers(0, 2_000_000))
 
@@ -45,6 +52,7 @@ GPUS = {
     "L40S": (142, 89, 100 * 1024, 24, 1536),
     "H200": (132, 90, 228 * 1024, 32, 2048),
     "B200": (148, 100, 228 * 1024, 32, 2048),
+    "RTX 5090": (170, 120, 100 * 1024, 24, 1536),
 }
 gpus = st.sampled_from(list(GPUS.values()))
 few = st.integers(0, 600)
@@ -64,10 +72,12 @@ def test_tiles_cover_every_pair_once(anchors, candidates, dim, size, loss, gpu):
     assert 0 <= plan["teams_b"] <= plan["tiles_b"]
     assert 0 <= plan["teams_m"] <= plan["tiles_m"]
     assert (plan["teams_b"] * plan["teams_m"] > 0) == (anchors * candidates > 0)
-    visited = [range(b, plan["tiles_b"], plan["teams_b"]) for b in range(plan["teams_b"])]
-    assert sorted(t for tiles in visited for t in tiles) == list(range(plan["tiles_b"])) or (
-        candidates == 0
-    )
+    for teams, tiles in (("teams_b", "tiles_b"), ("teams_m", "tiles_m")):
+        visited = [range(t, plan[tiles], plan[teams]) for t in range(plan[teams])]
+        every = sorted(tile for of_team in visited for tile in of_team)
+        assert every == (list(range(plan[tiles])) if anchors * candidates else [])
+    assert plan["anchor_tile"] * plan["candidate_tile"] == 2048
+    assert plan["anchor_tile"] in ((32, 64) if size == 4 else (32,))  # the kernels there are
     # The eight parts of D fall to the team's blocks alike, its anchors too.
     assert 8 % plan["team"] == 0
     assert plan["anchor_tile"] % plan["team"] == 0
@@ -125,3 +135,12 @@ def test_backward_has_a_block_for_all_work(anchors, pool_rows, gpu):
     assert (plan["anchor_blocks"] > 0) == (anchors > 0)
     assert (plan["blocks"] > plan["anchor_blocks"]) == (pool_rows > 0)
     assert plan["blocks"] < 2**31
+
+
+@given(st.integers(0, 50), few, some, st.sampled_from([4, 8]), gpus)
+def test_cdist_has_a_block_for_all_work(n, b, m, size, gpu):
+    plan = plan_cdist(n, b, m, size, *gpu[:2])
+    assert plan["anchor_tile"] in ((32, 64) if size == 4 else (32,))
+    assert (plan["blocks"] > 0) == (n * b * m > 0)
+    assert not plan["cooperative"]
+    assert plan_cdist_backward(n, b, *gpu[:2])["blocks"] == min(n * b, 64 * gpu[0])

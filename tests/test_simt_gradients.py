@@ -263,8 +263,8 @@ def test_nan_and_infinity_surface(simt, bad, metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_cdist_and_its_gradients(simt, metric):
-    sizes = [(1, 1, 1, 1), (3, 4, 6, 20), (1, 40, 35, 67), (2, 9, 37, 516), (2, 0, 4, 8)]
-    sizes += [(1, 5, 0, 8), (2, 70, 33, 18)]
+    sizes = [(1, 1, 1, 1), (3, 4, 6, 20), (1, 4, 67, 67), (2, 3, 37, 516), (2, 0, 4, 8)]
+    sizes += [(1, 5, 0, 8), (2, 34, 5, 18)]
     for k, (n, b, m, d) in share(simt, sizes, of=3, first=METRICS.index(metric)):
         x1, x2 = (
             randn(n, rows, d, seed=rows, dtype=DTYPES[(k + at) % 4 if k % 2 else at])
@@ -282,7 +282,7 @@ def test_cdist_and_its_gradients(simt, metric):
         close(got.view(truth.shape), truth)
         type = got.dtype
         upstream = randn(n, b, m, seed=k, dtype=type)
-        for grad in (upstream, upstream[:, :1, :1].expand(n, b, m) if b * m else upstream):
+        for grad in (upstream, upstream[:, :1, :1].expand(n, b, m))[: 1 + (b * m > 0)]:
             if b * m == 0:
                 expected = [torch.zeros_like(x) for x in leaves]
             else:
@@ -296,7 +296,7 @@ def test_cdist_and_its_gradients(simt, metric):
 
 
 def test_a_row_is_at_no_distance_from_itself(simt):
-    for n, scale in enumerate((1e-30, 1e-13, 1e-11, 1.0, 1e10, 1e25)):
+    for n, scale in share(simt, (1e-30, 1e-13, 1e-11, 1.0, 1e10, 1e25), of=3):
         for dtype, d in ((torch.float32, 33), (torch.bfloat16, 640), (torch.float64, 20)):
             x = (randn(35, d, seed=n, dtype=torch.float64) * scale).to(dtype)
             for metric in METRICS:

@@ -83,7 +83,7 @@ def check_bits(answer, d, expected):
 def test_picks_are_what_cdist_says(simt, kind, metric):
     """Whoever shares a tile, in whatever order: cdist's bits, and the lowest index of equals."""
     first = 3 * KINDS.index(kind) + METRICS.index(metric)
-    for n, (b, m, d) in share(simt, SHAPES, of=6, plain=3, first=first):
+    for n, (b, m, d) in share(simt, SHAPES, of=11, plain=3, first=first):
         gpu = GPUS[NAMES[(n + first) % 4]]
         wide = (n + first) % 5 == 4
         a, c = features(kind, b, m, d, seed=first)
@@ -166,9 +166,10 @@ def test_types_and_strides(simt, dtype, mining):
         "one row": lambda x: x[:1].expand_as(x),
         "one column": lambda x: x[..., :1].expand_as(x),
     }
-    others = itertools.cycle(itertools.product(DTYPES, DTYPES))
-    for n, name in share(simt, layouts, of=4, first=DTYPES.index(dtype)):
-        types = dict(zip(("positive", "candidates"), next(others), strict=True))
+    others = list(itertools.product(DTYPES, DTYPES))
+    first = DTYPES.index(dtype) + 2 * MININGS.index(mining)
+    for n, name in share(simt, layouts, of=8, plain=2, first=first):
+        types = dict(zip(("positive", "candidates"), others[(5 * n + first) % 16], strict=True))
         for k, (b, m, d) in enumerate([(6, 70, 20), (35, 33, 68), (3, 40, 515)]):
             problem = make_problem(b, m, d, 2, seed=n, dtype=torch.float64)
             laid = {
@@ -199,7 +200,7 @@ def test_types_and_strides(simt, dtype, mining):
 def test_whatever_shares_a_tile(simt, metric):
     """A pair's bits: whatever team sums it, whatever stands beside it, whenever threads run."""
     sizes = [1, 63, 66, 255, 256, 512, 513, 640, 1028, 4096]
-    for n, d in share(simt, sizes, of=5, plain=2, first=METRICS.index(metric)):
+    for n, d in share(simt, sizes, of=10, plain=2, first=METRICS.index(metric)):
         b = 40 if n % 2 else 5
         a, c = features("normal", b, 70, d, seed=n)
         a, c = a.float(), c.float()
@@ -267,7 +268,8 @@ def test_nothing_there(simt, reduction, mining):
 @pytest.mark.parametrize("mining", MININGS)
 def test_values_at_the_edge_reach_the_loss(simt, mining, metric):
     """NaN and infinity surface; rows of zeros, huge and tiny rows have the norms they have."""
-    for n, kind in share(simt, ["nan", "scales", "huge", "tiny"], of=2):
+    kinds = ["nan", "scales", "huge", "tiny"]
+    for n, kind in share(simt, kinds, of=4, first=METRICS.index(metric)):
         a, c = (x.float() for x in features(kind, 37, 50, 21, seed=n))
         positive = c[torch.arange(37) * 3 % 50].unsqueeze(1)
         problem = make_problem(37, 50, 21, seed=n)

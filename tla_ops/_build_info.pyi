@@ -36,3 +36,11 @@ def plan_backward(
     anchors: int, pool_rows: int, multiprocessors: int, capability: int
 ) -> dict[str, Any]:
     """The launch of triplet_loss_backward, anchor_blocks of it for the anchors."""
+
+def plan_cdist(
+    n: int, b: int, m: int, element_size: int, multiprocessors: int, capability: int
+) -> dict[str, Any]:
+    """The launch of cdist on CUDA, and the anchors of its tiles."""
+
+def plan_cdist_backward(n: int, b: int, multiprocessors: int, capability: int) -> dict[str, Any]:
+    """The launch of one side of cdist's backward on CUDA."""

@@ -24,6 +24,7 @@ class Problem(NamedTuple):
     target_labels: Tensor | None = None
     exclude: Tensor | None = None
     metrics: tuple[str, ...] = METRICS
+    strided: bool = False
 
     @property
     def features(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,6 +89,8 @@ def problems() -> list[Problem]:
     make("float16", 10, 65, 33, 1, torch.float16)
     make("float64", 6, 35, 9, 2, torch.float64)
     make("mixed dtypes", 6, 35, 24, 1, torch.float32, torch.bfloat16)
+    make("strides", 11, 50, 36, 2)
+    change(strided=True)
     make("long rows", 4, 37, 1027)
     make("the papers' rows", 40, 90, 640)
     make("shorter rows", 34, 70, 260, 1, torch.float32, torch.float16)

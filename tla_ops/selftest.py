@@ -40,8 +40,8 @@ def selftest(device: torch.device | str | int | None = None) -> SelfTestReport:
     The first eager call with tensors on a CUDA device whose kernels no results file verifies does
     this by itself. Call it before ``torch.compile`` or CUDA graph capture, which cannot: until then
     they run plain PyTorch. On a CUDA device the outcome decides what runs from then on: operators
-    that failed are left out, with one warning. Takes a fraction of a second and waits for the
-    device.
+    that failed are left out, with one warning. Takes a second or two, most of it float64 on the
+    CPU, and waits for the device.
 
     Args:
         device: a CPU or CUDA device. None: the current CUDA device where there is one and CUDA
@@ -62,6 +62,8 @@ def selftest(device: torch.device | str | int | None = None) -> SelfTestReport:
     if device.type == "cuda":
         if not _library.has_cuda_kernels():
             raise RuntimeError(_library.missing_cuda_message())
+        if not torch.cuda.is_available():
+            raise RuntimeError("selftest: torch finds no CUDA device on this machine")
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError("selftest: cannot run during CUDA graph capture: call it before")
         if device.index is None:
@@ -144,6 +146,7 @@ def _check(
     operator, count = Operator(device), 0
     for metric in METRICS:
         for problem in (p for p in given if metric in p.metrics):
+            operator.strided = problem.strided
             try:
                 test(problem, metric, operator)
             # Whatever goes wrong in an operator must leave the caller with plain PyTorch.
@@ -163,10 +166,13 @@ class Operator:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.worst = 0.0
+        self.strided = False
 
     def __call__(self, operator: Callable[..., Any], *arguments: Any) -> list[Tensor]:
         """The outputs on the CPU, the same bits in each of two runs."""
         moved = [x.to(self.device) if isinstance(x, Tensor) else x for x in arguments]
+        if self.strided:
+            moved = [_strided(x) if isinstance(x, Tensor) else x for x in moved]
         runs = []
         for _ in range(2):
             outputs = operator(*moved)
@@ -230,6 +236,15 @@ class Operator:
 
 def _bytes(x: Tensor) -> Tensor:
     return x.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _strided(x: Tensor) -> Tensor:
+    """The same numbers with two others behind each; what is expanded stays so."""
+    if 0 in x.stride():
+        return x
+    around = x.new_empty((*x.shape, 3))
+    around[..., 1] = x
+    return around[..., 1]
 
 
 def _work(anchor: Tensor) -> torch.dtype:
@@ -354,6 +369,15 @@ def _losses(
     names = ("anchor", "positive", "negative")
     for name, x, y, z in zip(names, gradients, expected, features, strict=True):
         operator.close(f"gradient of {name}", x, y, z.dtype)
+    for n, name in enumerate(names if operator.strided else ()):
+        # One gradient alone, from one number for all rows, as .sum() hands it down.
+        if upstream.ndim:
+            truth = _truth(features, positive_index, index, options, torch.full_like(upstream, 0.5))
+        one = operator(
+            ops.triplet_loss_backward, upstream.new_full((), 0.5).expand(upstream.shape)
+            if upstream.ndim else upstream, *arguments, n == 0, n == 1, n == 2, False,
+        )  # fmt: skip
+        operator.close(f"gradient of {name} alone", one[n], truth.gradients[n], features[n].dtype)
     if index is not None and positive_index is None and len(features[2]):
         rows = operator(ops.triplet_loss_backward, upstream, *arguments, False, False, True, True)
         # The lowest anchor that picked a row has it.

@@ -71,7 +71,6 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
 }
 
 // --- CUDA: tiles of anchors x candidates, searched by teams of blocks
-// ---------------------------------------------------
 
 struct Gpu {
   int64_t multiprocessors = 1;
@@ -94,20 +93,29 @@ struct TilePlan {
 inline int64_t tile_blocks_per_multiprocessor(int capability, int64_t shared_bytes, bool wide) {
   constexpr int64_t kReserved = 1024;
   const int64_t by_registers = wide ? 2 : 3;  // the kernels' __launch_bounds__
-  const int64_t kilobytes = capability >= 100                      ? 228
-                            : capability >= 90                     ? 227
-                            : capability == 80 || capability == 87 ? 163
-                            : capability >= 86                     ? 99
-                                                                   : 64;
+  int64_t kilobytes = 64;                     // CUDA programming guide, table of technical specifications
+  if (capability >= 120)
+    kilobytes = 100;
+  else if (capability >= 90)
+    kilobytes = 228;
+  else if (capability == 80 || capability == 87)
+    kilobytes = 164;
+  else if (capability >= 86)
+    kilobytes = 100;
   return std::min(by_registers, kilobytes * 1024 / (shared_bytes + kReserved));
 }
+
+// Anchors of a tile: fewer for small batches, and always for float64.
+inline constexpr int kPairsOfTile = 2048;
+inline int anchor_tile(int64_t anchors, bool wide) { return wide || anchors <= 32 ? 32 : 64; }
 
 // `tiles`: the pairs are searched at all; `rows`: work of a warp each beside it.
 inline TilePlan plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, bool tiles,
                            int64_t rows, Gpu gpu) {
   TilePlan plan;
   const bool wide = element_size > 4;
-  if (wide || anchors <= 32) plan.anchor_tile = 32, plan.candidate_tile = 64;
+  plan.anchor_tile = anchor_tile(anchors, wide);
+  plan.candidate_tile = kPairsOfTile / plan.anchor_tile;
   // A piece of 256 bytes of each row, two parts' sums, norms, bounds and keys.
   plan.shared_bytes = 48 * 1024;
   const int64_t resident =
@@ -164,10 +172,21 @@ inline BackwardPlan plan_backward(int64_t anchors, int64_t pool_rows, Gpu gpu) {
   return plan;
 }
 
-// Independent pieces of work, a block each (cdist).
-inline LaunchShape plan_pieces(int64_t pieces, Gpu gpu) {
+// cdist: n matrices of b x m distances; a block takes a tile at a time, its backward a row.
+struct CdistPlan {
+  int anchor_tile = 64;
   LaunchShape shape;
-  shape.blocks = std::min(pieces, 64 * gpu.multiprocessors);
+};
+inline CdistPlan plan_cdist(int64_t n, int64_t b, int64_t m, bool wide, Gpu gpu) {
+  CdistPlan plan;
+  plan.anchor_tile = anchor_tile(b, wide);
+  const int64_t tiles = n * ceil_div(b, plan.anchor_tile) * ceil_div(m, kPairsOfTile / plan.anchor_tile);
+  plan.shape.blocks = std::min(tiles, 64 * gpu.multiprocessors);
+  return plan;
+}
+inline LaunchShape plan_cdist_backward(int64_t n, int64_t b, Gpu gpu) {
+  LaunchShape shape;
+  shape.blocks = std::min(n * b, 64 * gpu.multiprocessors);
   return shape;
 }
 

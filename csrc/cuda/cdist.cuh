@@ -100,16 +100,15 @@ cdist_backward_kernel(const CdistBackwardParams p) {
 
 template <class Launch>
 void launch_cdist(const CdistParams& p, bool wide, Gpu gpu, const Launch& launch) {
-  const int anchor_tile = p.b <= 32 ? 32 : 64;
-  with_shape(p.metric, wide, anchor_tile, [&]<class Op, class T, class S>() {
-    const LaunchShape shape = plan_pieces(p.n * ceil_div(p.b, S::kA) * ceil_div(p.m, S::kC), gpu);
-    if (shape.blocks > 0) launch(cdist_kernel<Op, T, S>, shape, p);
-  });
+  const CdistPlan plan = plan_cdist(p.n, p.b, p.m, wide, gpu);
+  if (plan.shape.blocks == 0) return;
+  with_shape(p.metric, wide, plan.anchor_tile,
+             [&]<class Op, class T, class S>() { launch(cdist_kernel<Op, T, S>, plan.shape, p); });
 }
 
 template <class Launch>
 void launch_cdist_backward(const CdistBackwardParams& p, bool wide, Gpu gpu, const Launch& launch) {
-  const LaunchShape shape = plan_pieces(p.n * p.b, gpu);
+  const LaunchShape shape = plan_cdist_backward(p.n, p.b, gpu);
   if (shape.blocks == 0) return;
   with_sums(p.metric, wide, [&]<class Op, class T>() { launch(cdist_backward_kernel<Op, T>, shape, p); });
 }

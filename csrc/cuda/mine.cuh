@@ -1,6 +1,8 @@
 // mine: the picked candidate of each anchor and its distance, in one launch.
 #pragma once
 
+#include <stdexcept>
+
 #include "search.cuh"
 
 namespace tla::cuda {
@@ -52,6 +54,7 @@ void with_sums(Metric metric, bool wide, const F& f) {
 template <class F>
 void with_shape(Metric metric, bool wide, int anchor_tile, const F& f) {
   with_sums(metric, wide, [&]<class Op, class T>() {
+    if (anchor_tile != 32 && !(sizeof(T) == 4 && anchor_tile == 64)) throw std::logic_error("no kernel for this tile");
     if constexpr (sizeof(T) == 4) {
       if (anchor_tile == 64) return f.template operator()<Op, T, Shape<T, 64>>();
     }

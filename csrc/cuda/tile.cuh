@@ -2,6 +2,7 @@
 // blocks that each take some parts of D.
 #pragma once
 
+#include "../common/plan.h"
 #include "sums.cuh"
 
 namespace tla::cuda {
@@ -15,7 +16,7 @@ constexpr int kBlocksAtOnce = sizeof(T) == 4 ? 3 : 2;
 // memory without conflicts.
 template <class T, int kAnchors>
 struct Shape {
-  static constexpr int kA = kAnchors, kC = 2048 / kAnchors, kRows = kA + kC;
+  static constexpr int kA = kAnchors, kC = kPairsOfTile / kAnchors, kRows = kA + kC;
   static constexpr int kStride = kPiece<T> + 4;              // of a row in the tile
   static constexpr int kSums = kC + 4;                       // of a row of pair sums
   static constexpr int kMaxShared = sizeof(T) == 4 ? 2 : 1;  // parts whose sums a block publishes

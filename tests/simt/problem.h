@@ -1,4 +1,4 @@
-// A problem as tests/test_simt_kernels.py sends it: scalars and tensors by name; answers go back the same way.
+// A problem as tests/simt/client.py sends it: scalars and tensors by name; answers go back the same way.
 //
 //   number <name> <value>            text <name> <word>
 //   tensor <name> <type> <n> <n sizes> <n strides> <lead> <bytes>, then the bytes of its storage from <lead> bytes
