@@ -69,7 +69,7 @@ def _first_use(kind: str, index: int | None, operators: tuple[str, ...], compili
     """Whether these operators may run on a device that has no table yet."""
     if not _library.has_cuda_kernels():
         raise RuntimeError(_library.missing_cuda_message())
-    if not torch.cuda.is_available():
+    if kind == "cuda" and not torch.cuda.is_available():
         return True  # a fake tensor: no other is on a device that is not there
     verified = _verified(index)
     if verified.issuperset(operators):
