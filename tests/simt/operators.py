@@ -22,6 +22,12 @@ def share(run, cases, of, plain=1, first=0):
     return list(enumerate(cases))[first % step :: step]
 
 
+def odd_step(x):
+    """The same numbers, with one more between what dimension 0 counts."""
+    flat = x.flatten(1)
+    return torch.cat([flat, flat[:, :1]], 1)[:, :-1].unflatten(1, x.shape[1:])
+
+
 def mine(run, a, c, y, cy, *, metric="angular", mining="hardest", same_class=False, **more):
     """Distance, index and plan."""
     return run(
