@@ -94,7 +94,7 @@ py::dict plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int64_t el
   result["teams_m"] = plan.teams_m;
   result["team"] = plan.team;
   result["row_blocks"] = plan.row_blocks;
-  result["shared_bytes"] = plan.shared_bytes;
+  result["shared_bytes"] = tla::kTileSharedBytes;
   set_shape(result, plan.shape);
   return result;
 }

@@ -106,8 +106,8 @@ def test_all_blocks_of_a_search_fit_at_once(anchors, candidates, dim, size, tile
         # A group of multiprocessors may be cut to 16: clusters do not reach across.
         groups = multiprocessors // 16
         assert plan["blocks"] <= groups * (16 * at_once // plan["cluster"]) * plan["cluster"]
-    elif plan["team"] > 1:
-        # Teams that meet in global memory wait for the whole grid once: one tile each.
+    if plan["team"] > 1:
+        # Teams of several blocks meet once: one tile each.
         assert plan["teams_b"] == plan["tiles_b"]
         assert plan["teams_m"] == plan["tiles_m"]
     teams = plan["teams_b"] * plan["teams_m"] * plan["team"]

@@ -7,12 +7,6 @@
 
 #include "options.h"
 
-#ifdef __CUDACC__
-#define TLA_HD __host__ __device__
-#else
-#define TLA_HD
-#endif
-
 namespace tla {
 
 // The sums over D that decide a distance: value is <x, y> (angular, cosine), |x - y|^2 (euclidean) or max |x - y|

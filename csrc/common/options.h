@@ -6,7 +6,18 @@
 #include <string>
 #include <string_view>
 
+#ifdef __CUDACC__
+#define TLA_HD __host__ __device__
+#else
+#define TLA_HD
+#endif
+
 namespace tla {
+
+// What tensors of features hold.
+enum class Type { kFloat64, kFloat32, kBFloat16, kFloat16 };
+
+TLA_HD inline int64_t size_of(Type type) { return type == Type::kFloat64 ? 8 : type == Type::kFloat32 ? 4 : 2; }
 
 enum class Metric { kAngular, kCosine, kEuclidean, kChebyshev };
 enum class Mining { kHardest, kSemihard, kRandom, kEasiest };
@@ -43,6 +54,18 @@ inline Reduction parse_reduction(std::string_view s) {
   if (s == "sum") return Reduction::kSum;
   if (s == "none") return Reduction::kNone;
   throw std::invalid_argument("unknown reduction: " + std::string(s));
+}
+
+struct TripletOptions {
+  double margin, weight, norm_weight;
+  Metric metric;
+  Norm norm;
+  Reduction reduction;
+};
+
+inline TripletOptions triplet_options(double margin, double weight, double norm_weight, std::string_view metric,
+                                      std::string_view norm, std::string_view reduction) {
+  return {margin, weight, norm_weight, parse_metric(metric), parse_norm(norm), parse_reduction(reduction)};
 }
 
 }  // namespace tla

@@ -85,15 +85,20 @@ struct TilePlan {
   int tiles_b = 0, tiles_m = 0, teams_b = 0, teams_m = 0, teams = 0, row_blocks = 0;
   int team = 1;
   bool cluster = false;  // a team's blocks read each other's shared memory; otherwise they meet in global memory
-  int64_t shared_bytes = 0;
   LaunchShape shape;
 };
 
-// Blocks of a kernel that keeps a tile in shared memory which a multiprocessor holds at once.
-inline int64_t tile_blocks_per_multiprocessor(int capability, int64_t shared_bytes, bool wide) {
-  constexpr int64_t kReserved = 1024;
-  const int64_t by_registers = wide ? 2 : 3;  // the kernels' __launch_bounds__
-  int64_t kilobytes = 64;                     // CUDA programming guide, table of technical specifications
+// Blocks that a multiprocessor holds at once by their registers: the kernels' __launch_bounds__.
+constexpr int blocks_by_registers(bool wide) { return wide ? 2 : 3; }
+
+// Shared memory of a kernel that keeps a tile: a piece of 256 bytes of each row, two parts' sums, norms, bounds and
+// keys, and a little for other things.
+inline constexpr int64_t kTileSharedBytes = 48 * 1024, kOtherSharedBytes = 64;
+
+// Blocks of such a kernel which a multiprocessor holds at once.
+inline int64_t tile_blocks_per_multiprocessor(int capability, bool wide) {
+  constexpr int64_t kReserved = 1024;  // the system's, of each block
+  int64_t kilobytes = 64;              // CUDA programming guide, table of technical specifications
   if (capability >= 120)
     kilobytes = 100;
   else if (capability >= 90)
@@ -102,7 +107,7 @@ inline int64_t tile_blocks_per_multiprocessor(int capability, int64_t shared_byt
     kilobytes = 164;
   else if (capability >= 86)
     kilobytes = 100;
-  return std::min(by_registers, kilobytes * 1024 / (shared_bytes + kReserved));
+  return std::min<int64_t>(blocks_by_registers(wide), kilobytes * 1024 / (kTileSharedBytes + kReserved));
 }
 
 // Anchors of a tile: fewer for small batches, and always for float64.
@@ -116,10 +121,7 @@ inline TilePlan plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int
   const bool wide = element_size > 4;
   plan.anchor_tile = anchor_tile(anchors, wide);
   plan.candidate_tile = kPairsOfTile / plan.anchor_tile;
-  // A piece of 256 bytes of each row, two parts' sums, norms, bounds and keys.
-  plan.shared_bytes = 48 * 1024;
-  const int64_t resident =
-      gpu.multiprocessors * tile_blocks_per_multiprocessor(gpu.capability, plan.shared_bytes, wide);
+  const int64_t resident = gpu.multiprocessors * tile_blocks_per_multiprocessor(gpu.capability, wide);
   int64_t row_blocks = std::min(ceil_div(rows, kThreads / 32), std::max<int64_t>(1, tiles ? resident / 4 : resident));
   if (tiles) {
     const int64_t tiles_b = ceil_div(anchors, plan.anchor_tile), tiles_m = ceil_div(candidates, plan.candidate_tile);
@@ -128,7 +130,7 @@ inline TilePlan plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int
     // Clusters do not fill the last few multiprocessors of a group.
     const int64_t usable = clusters ? resident * 3 / 4 : resident;
     for (int team : {4, 8}) {
-      // No part of D is shorter than 64, and a team without a cluster has one tile.
+      // No part of D is shorter than 64, and a team of several blocks has one tile.
       const bool divides = !wide && all > 0 && ceil_div(dim, 64) >= team;
       if (divides && all * team + ceil_div(row_blocks, team) * team <= usable) plan.team = team;
     }
@@ -153,7 +155,7 @@ inline TilePlan plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int
 // Work of a warp a row in a cooperative launch (triplet_loss).
 inline LaunchShape plan_rows(int64_t rows, bool wide, Gpu gpu) {
   LaunchShape shape;
-  shape.blocks = std::clamp<int64_t>(ceil_div(rows, kThreads / 32), 1, (wide ? 2 : 3) * gpu.multiprocessors);
+  shape.blocks = std::clamp<int64_t>(ceil_div(rows, kThreads / 32), 1, blocks_by_registers(wide) * gpu.multiprocessors);
   shape.cooperative = true;
   return shape;
 }

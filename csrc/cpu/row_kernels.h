@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <string>
 
+#include "../common/options.h"
+
 namespace tla::cpu {
 
 enum class Sum { kDot, kSquaredDifference, kMaxDifference };
-
-enum class Type { kFloat64, kFloat32, kBFloat16, kFloat16 };
 
 // What a scan looks for in one row of a tile. The score of candidate j is offset[j] + weight[j] * s[j], with |s[j]|
 // where `absolute`; it is a hit unless score > high or score < low, so that a NaN, in a score or a limit, always is

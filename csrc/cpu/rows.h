@@ -3,37 +3,16 @@
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <cmath>
 #include <cstdint>
-#include <stdexcept>
 #include <vector>
 
 #include "../common/metric.h"
+#include "../common/tensor_types.h"
 #include "row_kernels.h"
 
 namespace tla::cpu {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline Type type_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double:
-      return Type::kFloat64;
-    case ScalarType::Float:
-      return Type::kFloat32;
-    case ScalarType::BFloat16:
-      return Type::kBFloat16;
-    case ScalarType::Half:
-      return Type::kFloat16;
-    default:
-      throw std::invalid_argument("expected a float64, float32, bfloat16 or float16 tensor");
-  }
-}
-
-inline int64_t size_of(Type type) { return type == Type::kFloat64 ? 8 : type == Type::kFloat32 ? 4 : 2; }
 
 // A 2-D view: `rows` rows of `cols` elements. Strides count elements and may be anything, 0 included.
 struct Matrix {
@@ -159,11 +138,6 @@ inline int64_t grain(int64_t work_per_row) { return std::max<int64_t>(1, 32768 /
 inline Tensor empty(std::initializer_list<int64_t> size, ScalarType type) {
   const std::vector<int64_t> sizes(size);
   return torch::stable::empty(sizes, type, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
-}
-
-// The type a problem is computed and its distances are returned in: float64 for float64 anchors, else float32.
-inline ScalarType result_type(const Tensor& anchor) {
-  return anchor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 }  // namespace tla::cpu

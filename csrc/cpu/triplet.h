@@ -10,13 +10,6 @@
 
 namespace tla::cpu {
 
-struct TripletOptions {
-  double margin, weight, norm_weight;
-  Metric metric;
-  Norm norm;
-  Reduction reduction;
-};
-
 // Where a row's positives and negative are read: (B, K, D) or a pool picked from; a pool picked from or (B, D).
 class TripletInputs {
  public:
@@ -119,9 +112,6 @@ struct TripletRow {
            static_cast<T>(distance(metric, to_negative)) + margin;
   }
 };
-
-TripletOptions triplet_options(double margin, double weight, double norm_weight, const std::string& metric,
-                               const std::string& norm, const std::string& reduction);
 
 // (loss, positive_distance (B, K), negative_distance (B,))
 std::tuple<Tensor, Tensor, Tensor> triplet_forward(const TripletInputs& inputs, const TripletOptions& options);

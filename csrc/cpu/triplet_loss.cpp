@@ -6,11 +6,6 @@
 
 namespace tla::cpu {
 
-TripletOptions triplet_options(double margin, double weight, double norm_weight, const std::string& metric,
-                               const std::string& norm, const std::string& reduction) {
-  return {margin, weight, norm_weight, parse_metric(metric), parse_norm(norm), parse_reduction(reduction)};
-}
-
 namespace {
 
 template <class T>

@@ -16,37 +16,27 @@ struct CdistParams {
   void* out;  // (n, b, m)
 };
 
-TLA_DEVICE Rows matrix_of(Rows rows, int64_t step, int64_t n) {
-  rows.data = static_cast<const char*>(rows.data) + n * step * size_of(rows.type);
-  return rows;
-}
-
 template <class Op, class T, class S>
-TLA_KERNEL(kThreadsOfTile, kBlocksAtOnce<T>)
+TLA_KERNEL(kThreads, kBlocksAtOnce<T>)
 cdist_kernel(const CdistParams p) {
   TLA_SHARED(T, tile, S::kRows * S::kStride);
   TLA_SHARED(T, shared, S::kPartSize);
   const int64_t tiles_b = (p.b + S::kA - 1) / S::kA, tiles_m = (p.m + S::kC - 1) / S::kC;
   for (int64_t at = block_id(); at < p.n * tiles_b * tiles_m; at += grid_blocks()) {
     const int64_t n = at / (tiles_b * tiles_m), b = at / tiles_m % tiles_b * S::kA, m = at % tiles_m * S::kC;
-    const Rows x1 = matrix_of(p.x1, p.step1, n), x2 = matrix_of(p.x2, p.step2, n);
+    const Rows x1 = shifted(p.x1, n, p.step1), x2 = shifted(p.x2, n, p.step2);
     const int rows = static_cast<int>(p.b - b < S::kA ? p.b - b : S::kA);
     const int columns = static_cast<int>(p.m - m < S::kC ? p.m - m : S::kC);
     const bool norms = is_cosine(p.metric);
     PairTile<Op, T, S> pairs({x1, x2, b, m, rows, columns, p.d}, norms, tile, shared);
     pairs.run(0, kParts, true);
     block_sync();
-    for (int at_pair = thread_id(); at_pair < S::kA * S::kC; at_pair += kThreadsOfTile) {
+    for (int at_pair = thread_id(); at_pair < S::kA * S::kC; at_pair += kThreads) {
       const int i = at_pair / S::kC, j = at_pair % S::kC;
       const T* squares = shared + S::kA * S::kSums;
       const Sums<T> sums{shared[i * S::kSums + j], norms ? squares[i] : T(0), norms ? squares[S::kA + j] : T(0)};
       const bool there = i < rows && j < columns;
-      T distance = distance_from(p.metric, sums);
-      for (unsigned odd = ballot(there && !sums_hold(p.metric, sums)); odd != 0; odd &= odd - 1) {
-        const int lane = first_set(odd);
-        const PairSums exact = exact_sums(p.metric, x1, b + i, x2, m + j - lane_id() + lane, p.d);
-        if (lane_id() == lane) distance = static_cast<T>(tla::distance(p.metric, exact));
-      }
+      const T distance = lane_distance(p.metric, sums, there, x1, b + i, x2, m + j, p.d);
       if (there) static_cast<T*>(p.out)[(n * p.b + b + i) * p.m + m + j] = distance;
     }
     block_sync();  // before the next tile's sums
@@ -64,21 +54,21 @@ struct CdistBackwardParams {
 };
 
 template <class Op, class T>
-TLA_KERNEL(kThreadsOfTile, kBlocksAtOnce<T>)
+TLA_KERNEL(kThreads, kBlocksAtOnce<T>)
 cdist_backward_kernel(const CdistBackwardParams p) {
   constexpr int kTurn = 32;  // pairs whose weights are at hand at once
   TLA_SHARED(PairWeights, weights, kTurn);
   for (int64_t at = block_id(); at < p.n * p.b; at += grid_blocks()) {
     const int64_t n = at / p.b, i = at % p.b;
-    const Rows x = matrix_of(p.x, p.step_x, n), y = matrix_of(p.y, p.step_y, n);
-    const Rows upstream = matrix_of(p.upstream, p.step_upstream, n);
-    for (int64_t first = 0; first < p.d; first += 4 * kThreadsOfTile) {
+    const Rows x = shifted(p.x, n, p.step_x), y = shifted(p.y, n, p.step_y);
+    const Rows upstream = shifted(p.upstream, n, p.step_upstream);
+    for (int64_t first = 0; first < p.d; first += 4 * kThreads) {
       const int64_t k = first + 4 * thread_id();
       const Pack<T, 4> own = pack_of<T>(x, i, k, p.d);
       double sum[4] = {};
       for (int64_t j0 = 0; j0 < p.m; j0 += kTurn) {
         const int turn = static_cast<int>(p.m - j0 < kTurn ? p.m - j0 : kTurn);
-        for (int j = thread_id() / kWarp; j < turn; j += kThreadsOfTile / kWarp) {
+        for (int j = thread_id() / kWarp; j < turn; j += kThreads / kWarp) {
           const double g = element<double>(upstream, i, j0 + j);
           PairWeights w;
           if (g != 0)

@@ -16,20 +16,19 @@ struct MineParams {
 // A block behind the teams works on rows, a warp each: f(row).
 template <class F>
 TLA_DEVICE void each_row_of_warp(int64_t first_block, int64_t rows, const F& f) {
-  const int64_t warps = kThreadsOfTile / kWarp;
+  const int64_t warps = kThreads / kWarp;
   const int64_t step = (grid_blocks() - first_block) * warps;
   for (int64_t i = (block_id() - first_block) * warps + thread_id() / kWarp; i < rows; i += step) f(i);
 }
 
 template <class Op, class T, class S>
-TLA_KERNEL(kThreadsOfTile, kBlocksAtOnce<T>)
+TLA_KERNEL(kThreads, kBlocksAtOnce<T>)
 mine_kernel(const MineParams p) {
   const SearchParams& s = p.search;
   search<Op, T, S>(s, [&] {
     if (s.random()) each_row_of_warp(s.plan.teams * s.plan.team, s.b, [&](int64_t i) { pick_at_random<Op, T>(s, i); });
   });
-  for (int64_t i = int64_t{block_id()} * kThreadsOfTile + thread_id(); i < s.b;
-       i += int64_t{grid_blocks()} * kThreadsOfTile) {
+  for (int64_t i = int64_t{block_id()} * kThreads + thread_id(); i < s.b; i += int64_t{grid_blocks()} * kThreads) {
     const Pick<T> pick = pick_of<T>(s, i);
     static_cast<T*>(p.distance)[i] = pick.distance;
     p.index[i] = pick.index;

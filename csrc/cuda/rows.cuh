@@ -7,8 +7,6 @@
 
 namespace tla::cuda {
 
-enum class Type { kFloat64, kFloat32, kBFloat16, kFloat16 };
-
 // A 2-D view. Strides count elements and may be anything, 0 included.
 struct Rows {
   const void* data = nullptr;
@@ -17,8 +15,6 @@ struct Rows {
   bool packed = false;
   int64_t row_stride = 0, col_stride = 1;
 };
-
-TLA_HD inline int64_t size_of(Type type) { return type == Type::kFloat64 ? 8 : type == Type::kFloat32 ? 4 : 2; }
 
 // `rows` rows of `columns` elements; `step`: elements between this view and the next of a stack of them.
 inline Rows make_rows(const void* data, Type type, int64_t rows, int64_t columns, int64_t row_stride,
@@ -30,27 +26,29 @@ inline Rows make_rows(const void* data, Type type, int64_t rows, int64_t columns
   return {data, type, packed, row_stride, col_stride};
 }
 
+// Row 0 `n` steps of `step` elements further on.
+TLA_DEVICE Rows shifted(Rows rows, int64_t n, int64_t step) {
+  rows.data = static_cast<const char*>(rows.data) + n * step * size_of(rows.type);
+  return rows;
+}
+
 struct Float64 {
   using Bits = double;
-  static constexpr int64_t kSize = 8;
   TLA_DEVICE static double get(Bits b) { return b; }
   TLA_DEVICE static Bits put(double v) { return v; }
 };
 struct Float32 {
   using Bits = float;
-  static constexpr int64_t kSize = 4;
   TLA_DEVICE static float get(Bits b) { return b; }
   TLA_DEVICE static Bits put(double v) { return static_cast<float>(v); }
 };
 struct BFloat16 {
   using Bits = uint16_t;
-  static constexpr int64_t kSize = 2;
   TLA_DEVICE static float get(Bits b) { return bfloat16_to_float(b); }
   TLA_DEVICE static Bits put(double v) { return float_to_bfloat16(static_cast<float>(v)); }
 };
 struct Float16 {
   using Bits = uint16_t;
-  static constexpr int64_t kSize = 2;
   TLA_DEVICE static float get(Bits b) { return half_to_float(b); }
   TLA_DEVICE static Bits put(double v) { return float_to_half(static_cast<float>(v)); }
 };

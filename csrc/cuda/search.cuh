@@ -17,11 +17,7 @@ struct Positives {
   Rows first;  // the K rows of anchor 0
   int64_t count = 0, step = 0;
 
-  TLA_DEVICE Rows of(int64_t i) const {
-    Rows rows = first;
-    rows.data = static_cast<const char*>(rows.data) + i * step * size_of(rows.type);
-    return rows;
-  }
+  TLA_DEVICE Rows of(int64_t i) const { return shifted(first, i, step); }
 };
 
 struct SearchParams {
@@ -175,7 +171,7 @@ struct TileSearch {
   template <class F>
   TLA_DEVICE void each_anchor(int b, const F& f) {
     const int owned = S::kA / p.plan.team, end = (rank() + 1) * owned;
-    for (int a = rank() * owned + warp(); a < end && a < count_a(b); a += kThreadsOfTile / kWarp) f(a, first_a(b) + a);
+    for (int a = rank() * owned + warp(); a < end && a < count_a(b); a += kThreads / kWarp) f(a, first_a(b) + a);
   }
 
   TLA_DEVICE void begin(int b) {
@@ -222,7 +218,7 @@ struct TileSearch {
     for (int part = 0; part < kParts / p.plan.team; ++part) {
       const T* from = shared + part * S::kPartSize;
       T* to = in_global(rank()) + part * S::kPartSize;
-      for (int n = thread_id(); n < S::kA * S::kC; n += kThreadsOfTile) {
+      for (int n = thread_id(); n < S::kA * S::kC; n += kThreads) {
         const int at = n / S::kC * S::kSums + n % S::kC;
         to[at] = from[at];
       }
@@ -239,22 +235,16 @@ struct TileSearch {
       if (p.squares != nullptr && b == 0 && rank() == 0 && warp() == 0) keep_square(j, there, y2);
       each_anchor(b, [&](int a, int64_t i) {
         const Sums<T> sums{joined<Op>(a * S::kSums + c), norms() ? joined<Dot>(S::kA * S::kSums + a) : T(0), y2};
-        T distance = distance_from(p.metric, sums);
-        for (unsigned odd = ballot(there && !sums_hold(p.metric, sums)); odd != 0; odd &= odd - 1) {
-          const int lane = first_set(odd);
-          const PairSums exact = exact_sums(p.metric, p.anchor, i, p.candidates, j - lane_id() + lane, p.d);
-          if (lane_id() == lane) distance = static_cast<T>(tla::distance(p.metric, exact));
-        }
+        const T distance = lane_distance(p.metric, sums, there, p.anchor, i, p.candidates, j, p.d);
         offer(a, Rule(p, i), j, label, distance);
       });
     }
   }
   TLA_DEVICE void keep_square(int64_t j, bool there, T y2) {
     double square = y2;
-    for (unsigned odd = ballot(there && !(y2 > T(1e-30) && y2 < static_cast<T>(kHugeSquaredNorm<T>))); odd != 0;
-         odd &= odd - 1) {
+    for (unsigned odd = ballot(there && !square_holds(y2)); odd != 0; odd &= odd - 1) {
       const int lane = first_set(odd);
-      const double exact = squared_norm_from(shuffle(y2, lane), p.candidates, j - lane_id() + lane, p.d);
+      const double exact = exact_square(p.candidates, j - lane_id() + lane, p.d);
       if (lane_id() == lane) square = exact;
     }
     if (there) p.squares[j] = square;
@@ -290,36 +280,44 @@ TLA_DEVICE void search(const SearchParams& p, const F& rows) {
   TLA_SHARED(T, shared, S::kMaxShared * S::kPartSize);
   TLA_SHARED(Key<T>, best, 4 * S::kA);
   TLA_SHARED(T, bounds, S::kA);
+  static_assert(
+      sizeof(T) * (S::kRows * S::kStride + S::kMaxShared * S::kPartSize + S::kA) + sizeof(Key<T>) * 4 * S::kA <=
+          kTileSharedBytes - kOtherSharedBytes,
+      "plan.h counts on it");
   TileSearch<Op, T, S> s{p, tile, shared, best, bounds};
   const bool in_team = block_id() < p.plan.teams * p.plan.team;
   if (!in_team) rows();
-  if (p.meets_in_grid()) {
+  if (p.plan.team > 1) {
     // Such teams have one tile each.
     const int b = in_team ? s.team() / p.plan.teams_m : 0, m = in_team ? s.team() % p.plan.teams_m : 0;
     if (in_team) {
       s.begin(b);
       s.sum(b, m);
-      s.publish_in_global();
     }
-    grid_sync();
+    if (!p.plan.cluster) {
+      if (in_team) s.publish_in_global();
+      grid_sync();
+    } else if (in_team) {
+      cluster_sync();
+    }
     if (in_team) {
       s.score(b, m);
       s.end(b, m);
     }
   } else if (in_team) {
-    const auto meet = [&] { p.plan.cluster ? cluster_sync() : block_sync(); };
     const int team_m = s.team() % p.plan.teams_m;
     for (int b = s.team() / p.plan.teams_m; b < p.plan.tiles_b; b += p.plan.teams_b) {
       s.begin(b);
       for (int m = team_m; m < p.plan.tiles_m; m += p.plan.teams_m) {
         s.sum(b, m);
-        meet();
+        block_sync();
         s.score(b, m);
-        meet();  // nobody reads these sums any more
+        block_sync();  // nobody reads these sums any more
       }
       s.end(b, team_m);
     }
   }
+  // Until here a cluster's blocks read each other's memory.
   grid_sync();
 }
 

@@ -159,10 +159,12 @@ TLA_DEVICE PairSums exact_sums(Metric metric, const Rows& x, int64_t i, const Ro
   return sums;
 }
 
-// |x|^2 from its sum in T. What T cannot hold, or nearly loses to underflow, is added up again in double.
+// Whether T has held a sum of squares, and not nearly lost it to underflow; if not, it is added up again in double.
 template <class T>
-TLA_DEVICE double squared_norm_from(T sum, const Rows& x, int64_t i, int d) {
-  if (sum > T(1e-30) && sum < static_cast<T>(kHugeSquaredNorm<T>)) return sum;
+TLA_DEVICE bool square_holds(T x2) {
+  return x2 > T(1e-30) && x2 < static_cast<T>(kHugeSquaredNorm<T>);
+}
+TLA_DEVICE double exact_square(const Rows& x, int64_t i, int d) {
   return exact_sums(Metric::kAngular, x, i, x, i, d).x2;
 }
 
@@ -195,6 +197,20 @@ TLA_DEVICE float distance_from(Metric metric, const Sums<float>& s) {
   return 1 - (metric == Metric::kAngular ? std::fabs(cosine) : cosine);
 }
 
+// The distance of row x[i] to the lane's own row y[j], from their sums; neighbouring lanes have neighbouring rows.
+// Pairs whose sums do not hold are added up again by the whole warp.
+template <class T>
+TLA_DEVICE T lane_distance(Metric metric, const Sums<T>& sums, bool there, const Rows& x, int64_t i, const Rows& y,
+                           int64_t j, int d) {
+  T result = distance_from(metric, sums);
+  for (unsigned odd = ballot(there && !sums_hold(metric, sums)); odd != 0; odd &= odd - 1) {
+    const int lane = first_set(odd);
+    const PairSums exact = exact_sums(metric, x, i, y, j - lane_id() + lane, d);
+    if (lane_id() == lane) result = static_cast<T>(distance(metric, exact));
+  }
+  return result;
+}
+
 // A pair by a warp: the sums that a gradient starts from, the squared norms, and the distance as it is returned.
 template <class T>
 struct Pair {
@@ -207,15 +223,14 @@ TLA_DEVICE Pair<T> warp_pair(Metric metric, const Rows& x, int64_t i, const Rows
   const Sums<T> s = warp_sums<Op, T>(x, i, y, j, d);
   Pair<T> pair;
   if (sums_hold(metric, s)) {
-    pair.sums = {s.value, s.x2, s.y2};
     pair.distance = distance_from(metric, s);
+    // Norms stand in the loss, too, whatever the metric.
+    pair.sums = {s.value, square_holds(s.x2) ? s.x2 : exact_square(x, i, d),
+                 square_holds(s.y2) ? s.y2 : exact_square(y, j, d)};
   } else {
     pair.sums = exact_sums(metric, x, i, y, j, d);
     pair.distance = static_cast<T>(distance(metric, pair.sums));
   }
-  // Norms stand in the loss, too, whatever the metric.
-  if (!(pair.sums.x2 > 1e-30 && pair.sums.x2 < kHugeSquaredNorm<T>)) pair.sums.x2 = squared_norm_from(s.x2, x, i, d);
-  if (!(pair.sums.y2 > 1e-30 && pair.sums.y2 < kHugeSquaredNorm<T>)) pair.sums.y2 = squared_norm_from(s.y2, y, j, d);
   return pair;
 }
 

@@ -12,12 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "../common/tensor_types.h"
 #include "search.cuh"
 
 namespace tla::cuda {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -78,21 +76,6 @@ class Device {
   cudaStream_t stream_ = nullptr;
 };
 
-inline Type type_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double:
-      return Type::kFloat64;
-    case ScalarType::Float:
-      return Type::kFloat32;
-    case ScalarType::BFloat16:
-      return Type::kBFloat16;
-    case ScalarType::Half:
-      return Type::kFloat16;
-    default:
-      throw std::invalid_argument("expected a float64, float32, bfloat16 or float16 tensor");
-  }
-}
-
 // The last two dimensions; `step`: elements between the matrices of a stack of them.
 inline Rows rows_of(const Tensor& t, int64_t step = 0) {
   const int64_t last = t.dim() - 1;
@@ -109,11 +92,6 @@ inline Output output_of(const Tensor& t) { return {t.mutable_data_ptr(), type_of
 
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& size, ScalarType type) {
   return torch::stable::empty(size, type, std::nullopt, like.device());
-}
-
-// The type a problem is computed and its distances are returned in: float64 for float64 anchors, else float32.
-inline ScalarType result_type(const Tensor& anchor) {
-  return anchor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
 // The size of the last dimension, which kernels count in int.

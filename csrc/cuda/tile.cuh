@@ -7,10 +7,8 @@
 
 namespace tla::cuda {
 
-constexpr int kThreadsOfTile = 128;
-// Blocks that a multiprocessor holds at once by their registers; plan.h counts on it.
 template <class T>
-constexpr int kBlocksAtOnce = sizeof(T) == 4 ? 3 : 2;
+constexpr int kBlocksAtOnce = blocks_by_registers(sizeof(T) == 8);
 
 // A warp has 32 anchors x 16 candidates, a thread 4 x 4 of them: rows 8 and columns 4 apart, so that lanes read shared
 // memory without conflicts.
@@ -34,7 +32,7 @@ struct TileRows {
 template <class Op, class T, class S>
 struct PairTile {
   static constexpr int kPacksOfRow = kPiece<T> / 4;
-  static constexpr int kRowsAtOnce = kThreadsOfTile / kPacksOfRow;
+  static constexpr int kRowsAtOnce = kThreads / kPacksOfRow;
   static constexpr int kLoadsA = S::kA / kRowsAtOnce, kLoadsC = S::kC / kRowsAtOnce;
 
   TileRows in;
@@ -109,7 +107,7 @@ struct PairTile {
     } else {
 #pragma unroll 1
       for (int r = 0; r < n * 4; ++r) {
-        const int place = thread_id() + r * kThreadsOfTile, row = place / kPiece<T>, column = place % kPiece<T>;
+        const int place = thread_id() + r * kThreads, row = place / kPiece<T>, column = place % kPiece<T>;
         T value = 0;
         if (row < count && k + column < end) value = element<T>(m, first + row, k + column);
         tile[(to + row) * S::kStride + column] = value;

@@ -5,13 +5,6 @@
 
 namespace tla::cuda {
 
-struct TripletOptions {
-  double margin, weight, norm_weight;
-  Metric metric;
-  Norm norm;
-  Reduction reduction;
-};
-
 // A row's positives stand beside it, or are picked from a pool by an index; likewise its negative. -1 is "none".
 struct Triplets {
   Rows anchor, negative;
@@ -62,12 +55,12 @@ TLA_DEVICE double triplet_term(const T* to_positive, int64_t k, T to_negative, d
 
 // The sum of `value` over the threads of a block, in one order, in thread 0.
 TLA_DEVICE double block_total(double value) {
-  TLA_SHARED(double, of_warp, kThreadsOfTile / kWarp);
+  TLA_SHARED(double, of_warp, kThreads / kWarp);
   value = warp_total(value);
   if (lane_id() == 0) of_warp[thread_id() / kWarp] = value;
   block_sync();
   double total = 0;
-  for (int w = 0; w < kThreadsOfTile / kWarp; ++w) total += of_warp[w];
+  for (int w = 0; w < kThreads / kWarp; ++w) total += of_warp[w];
   return total;
 }
 
@@ -76,7 +69,7 @@ template <class T, class F>
 TLA_DEVICE void reduce(const TripletOptions& o, int64_t b, void* loss, const F& loss_of) {
   T* out = static_cast<T*>(loss);
   double sum = 0;
-  for (int64_t i = thread_id(); i < b; i += kThreadsOfTile) {
+  for (int64_t i = thread_id(); i < b; i += kThreads) {
     const double value = loss_of(i);
     if (o.reduction == Reduction::kNone)
       out[i] = static_cast<T>(value);

@@ -15,7 +15,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_adv_loss(
     double weight, double norm_weight, std::string metric, std::string mining, std::string norm, std::string reduction,
     [[maybe_unused]] bool fast) {
   const Device device(anchor);
-  const TripletOptions options = options_of(margin, weight, norm_weight, metric, norm, reduction);
+  const TripletOptions options = triplet_options(margin, weight, norm_weight, metric, norm, reduction);
   SearchSetup setup(device, anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
                     options.metric, parse_mining(mining), /*same_class=*/false, /*loss=*/true, norm_weight != 0);
   const int64_t b = anchor.size(0), k = positive.size(1);

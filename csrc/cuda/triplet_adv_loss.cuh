@@ -17,7 +17,7 @@ struct TripletAdvLossParams {
 };
 
 template <class Op, class T, class S>
-TLA_KERNEL(kThreadsOfTile, kBlocksAtOnce<T>)
+TLA_KERNEL(kThreads, kBlocksAtOnce<T>)
 triplet_adv_loss_kernel(const TripletAdvLossParams p) {
   const SearchParams& s = p.search;
   const TripletOptions& o = p.options;

@@ -18,7 +18,7 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss(Tensor anchor, Tensor positive, 
   Arrays arrays;
   TripletLossParams params;
   params.triplets = triplets_of(arrays, anchor, positive, negative, positive_index, negative_index);
-  params.options = options_of(margin, weight, norm_weight, metric, norm, reduction);
+  params.options = triplet_options(margin, weight, norm_weight, metric, norm, reduction);
   const int64_t b = anchor.size(0), k = params.triplets.positive.count;
   const ScalarType type = result_type(anchor);
   Tensor loss = params.options.reduction == Reduction::kNone ? empty(anchor, {b}, type) : empty(anchor, {}, type);

@@ -16,7 +16,7 @@ struct TripletLossParams {
 };
 
 template <class Op, class T>
-TLA_KERNEL(kThreadsOfTile, kBlocksAtOnce<T>)
+TLA_KERNEL(kThreads, kBlocksAtOnce<T>)
 triplet_loss_kernel(const TripletLossParams p) {
   const Triplets& t = p.triplets;
   const TripletOptions& o = p.options;

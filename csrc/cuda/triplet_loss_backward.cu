@@ -26,7 +26,7 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_backward(Tensor grad, Tensor anc
   Arrays arrays;
   TripletBackwardParams params;
   params.triplets = triplets_of(arrays, anchor, positive, negative, positive_index, negative_index);
-  params.options = options_of(margin, weight, norm_weight, metric, norm, reduction);
+  params.options = triplet_options(margin, weight, norm_weight, metric, norm, reduction);
   const int64_t b = anchor.size(0), d = anchor.size(1), k = params.triplets.positive.count;
   const bool scalar = params.options.reduction != Reduction::kNone;
   params.upstream = {grad.const_data_ptr(), type_of(grad), false, scalar ? 0 : grad.stride(0), 1};

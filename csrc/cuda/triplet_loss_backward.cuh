@@ -91,12 +91,12 @@ struct TripletBackward {
     const int64_t count = t.positives();
     const bool out = t.left_out(i), has_negative = t.negative_of(i) >= 0;
     Pair<T>* pairs = static_cast<Pair<T>*>(p.pairs) + i * (count + 1) + 1;
-    for (int64_t k = warp() - 1; k < count && !out; k += kThreadsOfTile / kWarp) {
+    for (int64_t k = warp() - 1; k < count && !out; k += kThreads / kWarp) {
       const Pair<T> pair = t.pair<Op, T>(o.metric, i, k);
       if (lane_id() == 0) pairs[k] = pair;
     }
     block_sync();
-    for (int64_t k = warp() - 1; k < count && !out; k += kThreadsOfTile / kWarp) {
+    for (int64_t k = warp() - 1; k < count && !out; k += kThreads / kWarp) {
       double square = 0;
       const PairWeights w = weights(i, k, square, [&](int64_t n) {
         return Pair<T>{pairs[n].sums, pairs[n].distance};  // and not the padding behind it
@@ -107,9 +107,8 @@ struct TripletBackward {
     }
     if (out && thread_id() == 0) anchor_norm[0] = 0;
     block_sync();
-    for (int64_t k = 4 * thread_id(); k < t.d; k += 4 * kThreadsOfTile)
+    for (int64_t k = 4 * thread_id(); k < t.d; k += 4 * kThreads)
       write_columns(i, k, out, has_negative, anchor_norm[0]);
-    block_sync();  // before the next anchor's norm
   }
 
   TLA_DEVICE void write_columns(int64_t i, int64_t k, bool out, bool has_negative, double anchor_norm) const {
@@ -155,10 +154,10 @@ struct TripletBackward {
       // Its own share is known, the others' are computed again.
       int64_t turn = 0;
       for (int64_t n = p.next[pool][i]; n >= 0; n = p.next[pool][n], ++turn)
-        if (turn % (kThreadsOfTile / kWarp) == warp()) share(pool, n);
+        if (turn % (kThreads / kWarp) == warp()) share(pool, n);
     }
     block_sync();
-    for (int64_t k = 4 * thread_id(); k < t.d && (owns || at_anchor); k += 4 * kThreadsOfTile) {
+    for (int64_t k = 4 * thread_id(); k < t.d && (owns || at_anchor); k += 4 * kThreads) {
       double sum[4] = {};
       if (owns) {
         const Pack<T, 4> y = pack_of<T>(rows, row, k, t.d);
@@ -171,7 +170,6 @@ struct TripletBackward {
       }
       store4(grad, at_anchor ? i : row, k, t.d, sum);
     }
-    block_sync();  // before the next anchor's owner
   }
 
   // Links i to the anchors behind it that picked the same row, by a warp; false if one before it did.
@@ -229,7 +227,7 @@ struct TripletBackward {
 };
 
 template <class Op, class T>
-TLA_KERNEL(kThreadsOfTile, kBlocksAtOnce<T>)
+TLA_KERNEL(kThreads, kBlocksAtOnce<T>)
 triplet_loss_backward_kernel(const TripletBackwardParams p) {
   const TripletBackward<Op, T> backward(p);
   const Triplets& t = p.triplets;

@@ -6,11 +6,6 @@
 
 namespace tla::cuda {
 
-inline TripletOptions options_of(double margin, double weight, double norm_weight, const std::string& metric,
-                                 const std::string& norm, const std::string& reduction) {
-  return {margin, weight, norm_weight, parse_metric(metric), parse_norm(norm), parse_reduction(reduction)};
-}
-
 inline Triplets triplets_of(Arrays& arrays, const Tensor& anchor, const Tensor& positive, const Tensor& negative,
                             const std::optional<Tensor>& positive_index, const std::optional<Tensor>& negative_index) {
   Triplets t;

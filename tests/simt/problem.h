@@ -18,10 +18,10 @@
 
 namespace tla::simt {
 
-inline cuda::Type type_named(const std::string& name) {
-  if (name == "float64" || name == "int64") return cuda::Type::kFloat64;
-  if (name == "float32") return cuda::Type::kFloat32;
-  return name == "bfloat16" ? cuda::Type::kBFloat16 : cuda::Type::kFloat16;
+inline Type type_named(const std::string& name) {
+  if (name == "float64" || name == "int64") return Type::kFloat64;
+  if (name == "float32") return Type::kFloat32;
+  return name == "bfloat16" ? Type::kBFloat16 : Type::kFloat16;
 }
 
 struct Array {
@@ -107,7 +107,7 @@ class Problem {
 
 // A contiguous tensor that a kernel writes.
 inline Array new_array(const std::string& type, std::vector<int64_t> sizes, uint64_t seed) {
-  const int64_t bytes = type == "int64" ? 8 : cuda::size_of(type_named(type));
+  const int64_t bytes = type == "int64" ? 8 : size_of(type_named(type));
   int64_t count = 1;
   for (int64_t size : sizes) count *= size;
   return {type, std::move(sizes), {}, Buffer::output(count * bytes, seed), 0};

@@ -52,7 +52,7 @@ struct SearchRun {
   }
 };
 
-inline cuda::TripletOptions triplet_options(const Problem& p) {
+inline TripletOptions triplet_options(const Problem& p) {
   return {p.number("margin"),         p.number("weight"),
           p.number("norm_weight"),    parse_metric(p.text("metric")),
           parse_norm(p.text("norm")), parse_reduction(p.text("reduction"))};
