@@ -83,6 +83,24 @@ def test_near_ties(simt, metric, in_memory):
 
 @pytest.mark.parametrize("in_memory", SCREENS)
 @pytest.mark.parametrize("metric", METRICS)
+def test_rounding_that_adds_up(simt, metric, in_memory):
+    """Rows of eight values each: what rounding takes from one element it takes from sixteen."""
+    b, m, d = 24, 256, 128
+    c = 1 + torch.rand(m, 8, generator=torch.Generator().manual_seed(1)) / 32
+    a = c.mean(0) + randn(b, 8, seed=1)
+    a, c = a.repeat_interleave(d // 8, 1), c.repeat_interleave(d // 8, 1)
+    case = (a, c, torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64))
+    rescored = check(simt, case, seed=1, metric=metric, plan={"in_memory": in_memory})
+    assert rescored.float().mean() > 2
+    assert rescored.min() > 0
+    # The screen alone is wrong about some.
+    call = {"metric": metric, "in_memory": in_memory}
+    index = mine_large(simt, *case, **call)["index"]
+    assert not torch.equal(mine_large(simt, *case, fast=True, **call)["index"], index)
+
+
+@pytest.mark.parametrize("in_memory", SCREENS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_few_are_rescored(simt, metric, in_memory):
     """Where nothing is close a row looks at a candidate or two; no list runs over."""
     for b, m, d in ((64, 512, 768),) if simt.flavour == "plain" else ((20, 200, 128),):

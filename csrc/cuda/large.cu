@@ -34,6 +34,7 @@ void mine_large(const Device& device, const Tensor& anchor, const SearchSetup& s
   const int64_t candidates = workspace.reserve(bytes.candidates), rows = workspace.reserve(bytes.anchor),
                 limits = workspace.reserve(bytes.limits), best = workspace.reserve(bytes.best),
                 count = workspace.reserve(bytes.count), list = workspace.reserve(bytes.list),
+                keys = workspace.reserve(bytes.keys), redone = workspace.reserve(bytes.redone),
                 rescored = workspace.reserve(bytes.rescored);
   workspace.allocate(anchor);
   const Tensor packed_anchor = empty(anchor, {plan.anchor_chunk, plan.padded}, ScalarType::Half),
@@ -53,6 +54,9 @@ void mine_large(const Device& device, const Tensor& anchor, const SearchSetup& s
   p.count = workspace.at<uint32_t>(count);
   p.list = workspace.at<Entry>(list);
   p.capacity = plan.capacity;
+  p.keys = workspace.at<uint64_t>(keys);
+  p.redone_count = workspace.at<uint32_t>(redone);
+  p.redone = p.redone_count + 1;
   p.rescored = workspace.at<uint32_t>(rescored);
   p.distance = static_cast<float*>(distance.mutable_data_ptr());
   p.index = static_cast<int64_t*>(index.mutable_data_ptr());

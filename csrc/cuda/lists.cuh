@@ -51,6 +51,9 @@ struct LargeParams {
   uint32_t *best = nullptr, *count = nullptr;
   Entry* list = nullptr;
   int capacity = 0;
+  // The anchors that look at all candidates, in any order; and for each slot and anchor the least key of those.
+  uint32_t *redone = nullptr, *redone_count = nullptr;
+  uint64_t* keys = nullptr;
   // How many candidates were rescored; kRedone where all were.
   uint32_t* rescored = nullptr;
   float* distance = nullptr;
@@ -119,6 +122,7 @@ TLA_DEVICE void begin_row(const LargeParams& p, int64_t i) {
   }
   if (lane_id() < s.slots()) {
     p.best[p.at(lane_id(), i)] = in_order(bits_of(-FLT_MAX));
+    p.keys[p.at(lane_id(), i)] = Key<float>::none().bits;
     // A row that cannot be screened begins with a list that has overflowed.
     p.count[p.at(lane_id(), i)] = comparable(side) ? 0 : p.capacity + 1;
   }
@@ -127,6 +131,7 @@ TLA_DEVICE void begin_row(const LargeParams& p, int64_t i) {
 template <class Op>
 TLA_KERNEL(kThreadsOfTile, 4)
 begin_rows_kernel(const LargeParams p) {
+  if (block_id() == 0 && thread_id() == 0) *p.redone_count = 0;
   each_row_of_warp(0, p.search.b, [&](int64_t i) { begin_row<Op>(p, i); });
 }
 

@@ -9,7 +9,8 @@ namespace tla::cuda {
 
 // Workspace of a search, in bytes.
 struct LargeBytes {
-  int64_t packed_candidates, packed_anchor, candidates, anchor, limits, best, count, list, rescored, scores;
+  int64_t packed_candidates, packed_anchor, candidates, anchor, limits, best, count, keys, list, redone, rescored,
+      scores;
 };
 inline LargeBytes large_bytes(const LargePlan& plan, const SearchParams& s) {
   const int64_t rows = plan.anchor_chunk, lists = rows * s.slots();
@@ -20,7 +21,9 @@ inline LargeBytes large_bytes(const LargePlan& plan, const SearchParams& s) {
           s.semihard() ? 3 * rows * 4 : 0,
           lists * 4,
           lists * 4,
+          lists * 8,
           lists * plan.capacity * static_cast<int64_t>(sizeof(Entry)),
+          (rows + 1) * 4,
           rows * 4,
           plan.in_memory ? rows * plan.candidate_chunk * 4 : 0};
 }
@@ -73,8 +76,10 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
     }
     with_screened_metric(all.metric, [&]<class Op>() {
       launch(rescore_kernel<Op>, warps(rows), part);
-      launch(redo_kernel<Op>, plan_pieces(rows, gpu), part);
+      const int64_t pieces = ceil_div(rows, kRowsRedone) * std::max<int64_t>(1, ceil_div(all.m, kCandidatesRedone));
+      launch(redo_kernel<Op>, LaunchShape{std::min(pieces, 8 * gpu.multiprocessors)}, part);
     });
+    launch(finish_kernel, LaunchShape{std::min(ceil_div(rows, kThreads), gpu.multiprocessors)}, part);
   }
 }
 

@@ -49,7 +49,10 @@ TLA_DEVICE void rescore_row(const LargeParams& p, int64_t i) {
   });
   if (lane_id() != 0) return;
   p.rescored[i] = looked_at;
-  if (looked_at != kRedone) give(p, i, key, of_far);
+  if (looked_at == kRedone)
+    p.redone[atomic_add(p.redone_count, 1u)] = static_cast<uint32_t>(i);
+  else
+    give(p, i, key, of_far);
 }
 
 template <class Op>
@@ -58,52 +61,60 @@ rescore_kernel(const LargeParams p) {
   each_row_of_warp(0, p.search.b, [&](int64_t i) { rescore_row<Op>(p, i); });
 }
 
-// A block a row.
+// A warp looks at a candidate for so many rows, a lane keeps the key of a row's slot.
+constexpr int kSlots = 4, kRowsRedone = kWarp / kSlots;
+constexpr int kCandidatesRedone = 512;  // of a block at a time
+
+template <class Op>
+TLA_DEVICE void redo(const LargeParams& p, int64_t group, int64_t begin, int64_t end) {
+  const SearchParams& s = p.search;
+  const int slot = lane_id() % kSlots;
+  const int64_t place = group * kRowsRedone + lane_id() / kSlots;
+  const bool there = place < *p.redone_count && slot < s.slots();
+  const int64_t own = there ? p.redone[place] : 0;
+  const Rule rule(s, own);
+  const bool of_wanted = slot > s.semihard(), far = s.semihard() && slot % 2 == 1;
+  const float bound = there && s.semihard() ? p.positive[own] : 0;
+  Key<float> best = Key<float>::none();
+#pragma unroll 1
+  for (int64_t j = begin + thread_id() / kWarp; j < end; j += kThreadsOfTile / kWarp) {
+    const int64_t label = s.labels.pool[j];
+    const bool allowed = there && (of_wanted ? rule.wanted(j, label) : rule.other(j, label));
+    for (unsigned left = ballot(allowed); left != 0;) {
+      const int row = first_set(left) / kSlots;
+      left &= ~(((1u << kSlots) - 1) << row * kSlots);
+      const int64_t i = shuffle(own, row * kSlots);
+      const float distance = warp_pair<Op, float>(s.metric, s.anchor, i, s.candidates, j, s.d).distance;
+      const bool farther = far || !s.semihard() || !(distance <= bound);
+      const Key<float> key = Key<float>::of(distance, j, p.negated(far));
+      if (lane_id() / kSlots == row && allowed && farther && key < best) best = key;
+    }
+  }
+  if (best.exists()) atomic_min(&p.keys[p.at(slot, own)], best.bits);
+}
+
 template <class Op>
 TLA_KERNEL(kThreadsOfTile, 4)
 redo_kernel(const LargeParams p) {
-  constexpr int kWarps = kThreadsOfTile / kWarp, kSlots = 4;
-  TLA_SHARED(Key<float>, keys, kWarps * kSlots);
-  const SearchParams& s = p.search;
-  const int warp = thread_id() / kWarp;
+  const int64_t slices = (p.search.m + kCandidatesRedone - 1) / kCandidatesRedone,
+                groups = (*p.redone_count + kRowsRedone - 1) / kRowsRedone;
 #pragma unroll 1
-  for (int64_t i = block_id(); i < s.b; i += grid_blocks()) {
-    if (p.rescored[i] != kRedone) continue;
-    const Rule rule(s, i);
-    const float bound = s.semihard() ? p.positive[i] : 0;
-    if (lane_id() < kSlots) keys[warp * kSlots + lane_id()] = Key<float>::none();
-    warp_sync();
-#pragma unroll 1
-    for (int64_t j = warp; j < s.m; j += kWarps) {
-      const int64_t label = s.labels.pool[j];
-      const bool other = rule.other(j, label), wanted = s.targets() && rule.wanted(j, label);
-      if (!other && !wanted) continue;
-      const float distance = warp_pair<Op, float>(s.metric, s.anchor, i, s.candidates, j, s.d).distance;
-      const bool farther = !s.semihard() || !(distance <= bound);
-      // A lane a slot.
-      const int far = s.semihard() ? lane_id() % 2 : 0;
-      const bool of_wanted = lane_id() >= 1 + s.semihard();
-      if (lane_id() < s.slots() && (of_wanted ? wanted : other) && (far || farther)) {
-        const Key<float> key = Key<float>::of(distance, j, p.negated(far));
-        Key<float>& kept = keys[warp * kSlots + lane_id()];
-        if (key < kept) kept = key;
-      }
-    }
-    block_sync();
-    if (thread_id() == 0) {
-      Key<float> best = Key<float>::none();
-      bool of_far = false;
-      each_slot(s, [&](bool wanted, bool far) {
-        for (int w = 0; w < kWarps; ++w) {
-          const Key<float> key = keys[w * kSlots + s.slot(wanted, far)];
-          if (key < best) best = key;
-        }
-        of_far = far;
-        return best.exists();
-      });
-      give(p, i, best, of_far);
-    }
-    block_sync();
+  for (int64_t n = block_id(); n < groups * slices; n += grid_blocks()) {
+    const int64_t begin = n % slices * kCandidatesRedone, end = begin + kCandidatesRedone;
+    redo<Op>(p, n / slices, begin, end < p.search.m ? end : p.search.m);
+  }
+}
+
+// A thread a row that was redone.
+TLA_KERNEL(kThreadsOfTile, 4) finish_kernel(const LargeParams p) {
+  const int64_t step = int64_t{grid_blocks()} * kThreadsOfTile;
+  for (int64_t n = int64_t{block_id()} * kThreadsOfTile + thread_id(); n < *p.redone_count; n += step) {
+    const int64_t i = p.redone[n];
+    each_slot(p.search, [&](bool wanted, bool far) {
+      const Key<float> key{p.keys[p.at(p.search.slot(wanted, far), i)]};
+      give(p, i, key, far);
+      return key.exists();
+    });
   }
 }
 

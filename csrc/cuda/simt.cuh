@@ -70,6 +70,9 @@ TLA_DEVICE void grid_sync() { cooperative_groups::this_grid().sync(); }
 
 // Relaxed: they order nothing but themselves. They return what was there.
 TLA_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t value) { return atomicAdd(p, value); }
+TLA_DEVICE uint64_t atomic_min(uint64_t* p, uint64_t value) {
+  return atomicMin(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value));
+}
 TLA_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t value) { return atomicMax(p, value); }
 
 // d += a b for a (16, 16) by rows, b (16, 8) by columns, in halves; which lane holds what: PTX ISA, "Matrix Fragments

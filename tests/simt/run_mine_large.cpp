@@ -18,7 +18,7 @@ void run_mine_large(const Problem& p) {
   const Buffer packed_candidates = workspace(bytes.packed_candidates), packed_anchor = workspace(bytes.packed_anchor),
                candidates = workspace(bytes.candidates), anchor = workspace(bytes.anchor),
                limits = workspace(bytes.limits), best = workspace(bytes.best), count = workspace(bytes.count),
-               list = workspace(bytes.list);
+               list = workspace(bytes.list), keys = workspace(bytes.keys), redone = workspace(bytes.redone);
   const Array distance = new_array("float32", {s.b}, p.seed() + 4), index = new_array("int64", {s.b}, p.seed() + 5),
               rescored = new_array("int32", {s.b}, p.seed() + 6);
 
@@ -30,6 +30,8 @@ void run_mine_large(const Problem& p) {
   q.positive = limits.as<float>(), q.surely = q.positive + plan.anchor_chunk, q.maybe = q.surely + plan.anchor_chunk;
   q.best = best.as<uint32_t>(), q.count = count.as<uint32_t>();
   q.list = list.as<cuda::Entry>();
+  q.keys = keys.as<uint64_t>();
+  q.redone_count = redone.as<uint32_t>(), q.redone = q.redone_count + 1;
   q.rescored = rescored.memory.as<uint32_t>();
   q.distance = distance.memory.as<float>();
   q.index = index.memory.as<int64_t>();
