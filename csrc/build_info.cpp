@@ -99,6 +99,20 @@ py::dict plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int64_t el
   return result;
 }
 
+// None where a search goes by tiles.
+py::object plan_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, bool product,
+                      int64_t multiprocessors, int capability) {
+  if (!tla::is_large(anchors, candidates, dim, element_size, product)) return py::none();
+  const tla::LargePlan plan = tla::plan_large(anchors, candidates, dim, {multiprocessors, capability});
+  py::dict result;
+  result["in_memory"] = plan.in_memory;
+  result["anchor_chunk"] = plan.anchor_chunk;
+  result["candidate_chunk"] = plan.candidate_chunk;
+  result["capacity"] = plan.capacity;
+  result["padded"] = plan.padded;
+  return result;
+}
+
 py::dict plan_rows(int64_t rows, int64_t element_size, int64_t multiprocessors, int capability) {
   py::dict result;
   set_shape(result, tla::plan_rows(rows, element_size > 4, {multiprocessors, capability}));
@@ -140,6 +154,8 @@ PYBIND11_MODULE(_build_info, m) {
         py::arg("multiprocessors"), py::arg("capability"));
   m.def("plan_cdist_backward", &plan_cdist_backward, py::arg("n"), py::arg("b"), py::arg("multiprocessors"),
         py::arg("capability"));
+  m.def("plan_large", &plan_large, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
+        py::arg("product"), py::arg("multiprocessors"), py::arg("capability"));
   m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("multiprocessors"),

@@ -427,6 +427,28 @@ def test_a_pick_has_the_bits_of_cdist(size, dtype, metric):
     assert same_bits(nearest, d.masked_fill(own, torch.inf).amin(1))
 
 
+@pytest.mark.parametrize("metric", METRICS[:3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("mining", ["hardest", "semihard"])
+def test_a_large_search_picks_what_a_small_one_does(mining, dtype, metric):
+    """Rows by the hundred are screened on the matrix unit, a few at a time are not."""
+    p = problem_of(3, 2500, 9000, 130, dtype=dtype)
+    p.candidates[4500:] = p.candidates[:4500]
+    p.candidates[-4000:] += 1e-3 * p.candidates[:4000]
+    p.anchor[7, 3], p.candidates[11, 0] = torch.nan, torch.inf
+
+    def search(rows):
+        return tla_ops.mine_negatives(
+            p.anchor[rows], p.candidates, p.labels[rows], p.candidate_labels, metric=metric,
+            mining=mining, positive=p.positive[rows], precision="exact",
+        )  # fmt: skip
+
+    whole = search(slice(None))
+    parts = [search(slice(i, i + 50)) for i in range(0, 2500, 50)]
+    for x, y in zip(whole, zip(*parts, strict=True), strict=True):
+        assert same_bits(x, torch.cat(y))
+
+
 # Several devices
 
 ARGUMENTS = {

@@ -7,6 +7,7 @@ from tla_ops._build_info import (
     plan_backward,
     plan_cdist,
     plan_cdist_backward,
+    plan_large,
     plan_rows,
     plan_search,
     plan_tiles,
@@ -120,6 +121,31 @@ def test_the_papers_size_fills_an_h200():
         plan = plan_tiles(50, candidates, 640, 4, True, 50, 132, 90)
         assert plan["team"] == plan["cluster"] == team
         assert plan["blocks"] >= min(132, 8 * plan["tiles_m"])
+
+
+@given(sizes, sizes, st.integers(1, 5000), st.sampled_from([4, 8]), st.booleans(), gpus)
+def test_large_problems_are_screened_in_bounded_memory(b, m, d, size, product, gpu):
+    plan = plan_large(b, m, d, size, product, *gpu[:2])
+    assert (plan is not None) == (product and size == 4 and b >= 64 and b * m * d >= 2**31)
+    if plan is None:
+        return
+    assert d <= plan["padded"] < d + 64
+    assert plan["padded"] % 64 == 0
+    assert 1 <= plan["anchor_chunk"] <= b
+    assert 1 <= plan["candidate_chunk"] <= m
+    # Of four bytes; and lists of eight for each of at most four slots.
+    products = 4 * plan["anchor_chunk"] * plan["candidate_chunk"] if plan["in_memory"] else 0
+    lists = 4 * 8 * plan["anchor_chunk"] * plan["capacity"]
+    assert products + lists <= 64 * 2**20
+    # A block a tile of 128 x 128.
+    assert (plan["anchor_chunk"] // 128 + 1) * (m // 128 + 1) < 2**31
+
+
+def test_the_papers_sizes_are_not_large():
+    assert plan_large(50, 2000, 640, 4, True, 132, 90) is None
+    assert plan_large(50, 10**6, 640, 4, True, 132, 90) is None
+    assert plan_large(65536, 65536, 1024, 4, True, 132, 90)["in_memory"]
+    assert not plan_large(65536, 65536, 1024, 4, True, 108, 80)["in_memory"]
 
 
 @given(st.integers(0, 1 << 40), st.sampled_from([4, 8]), gpus)

@@ -15,7 +15,8 @@ from helpers import generator, make_problem, same_bits
 import tla_ops
 from tla_ops import _build_info, _dispatch, _library, ops, reference
 from tla_ops._selftest_problems import problems
-from tla_ops.selftest import OPTIONS, run
+from tla_ops.selftest import METRICS, OPTIONS, run
+from tla_ops.types import OperatorCheck
 
 MODULE = sys.modules["tla_ops.selftest"]  # tla_ops.selftest is the function
 OPERATORS = _dispatch.OPERATORS
@@ -248,6 +249,36 @@ def test_a_broken_operator_is_found(fault, monkeypatch):
     assert set(report.passed) == set(OPERATORS) - failing
     assert any(re.search(said, reason) for reason in report.failed.values()), report.failed
     assert not any("\n" in reason for reason in report.failed.values())
+
+
+@pytest.mark.parametrize("name", ["mine", "triplet_adv_loss"])
+def test_large_problems_give_what_a_few_rows_do(name, monkeypatch):
+    cpu, size = torch.device("cpu"), (64, 256, 24)
+    MODULE._large(name, cpu, size)
+    right = getattr(ops, name)
+
+    def wrong(anchor, *rest):
+        out = list(right(anchor, *rest))
+        if len(anchor) == 64:
+            out[1] = out[1].clone()
+            out[1][60] = (out[1][60] + 1) % 256
+        return tuple(out)
+
+    monkeypatch.setattr(ops, name, wrong)
+    with pytest.raises(MODULE.Disagreement, match="few rows at a time"):
+        MODULE._large(name, cpu, size)
+
+
+def test_a_large_problem_that_fails_fails_the_operator(monkeypatch):
+    def fail(*_):
+        raise MODULE.Disagreement("no")
+
+    before = OperatorCheck(True, 7, 0.5, None)
+    monkeypatch.setattr(MODULE, "_large", fail)
+    assert not MODULE._check_large("mine", torch.device("cpu"), before).passed
+    monkeypatch.setattr(MODULE, "_large", lambda *_: None)
+    after = MODULE._check_large("mine", torch.device("cpu"), before)
+    assert after == before._replace(problems=8)
 
 
 def test_an_operator_can_be_tested_alone():

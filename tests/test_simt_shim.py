@@ -8,7 +8,7 @@ import pytest
 import torch
 from simt.build import FLAVOURS, HERE, build, run, why_not
 
-CASES = ("rotate", "sum_row", "cluster", "grid", "atomics")
+CASES = ("rotate", "sum_row", "cluster", "grid", "atomics", "stream")
 LINE = r"shim_kernels\.cpp:\d+"
 
 WRONG = "wrong result"
@@ -35,6 +35,9 @@ BUGS = [
     ("atomics", "no_barrier_after_atomic", WRONG, WRONG, "simt: race: "),
     ("atomics", "plain_for_atomic", None, None, "simt: race: "),
     ("warps", "no_warp_sync", None, None, "simt: race: "),
+    ("stream", "one_wait_too_few", WRONG, WRONG, "simt: race: "),
+    ("stream", "refilled_while_read", WRONG, WRONG, "simt: race: "),
+    ("stream", "tail_not_copied", WRONG, WRONG, WRONG),
 ]
 # What every build says of a bug with the first seed.
 FOUND_AT_ONCE = [

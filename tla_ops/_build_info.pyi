@@ -27,6 +27,17 @@ def plan_tiles(
 ) -> dict[str, Any]:
     """How a CUDA search is cut into tiles, teams of blocks and blocks that work on rows."""
 
+def plan_large(
+    anchors: int,
+    candidates: int,
+    dim: int,
+    element_size: int,
+    product: bool,
+    multiprocessors: int,
+    capability: int,
+) -> dict[str, Any] | None:
+    """How a CUDA search is screened on the matrix unit; None where it goes by tiles."""
+
 def plan_rows(
     rows: int, element_size: int, multiprocessors: int, capability: int
 ) -> dict[str, Any]:

@@ -122,7 +122,11 @@ def _run(device: torch.device, operators: tuple[str, ...]) -> dict[str, Operator
     }  # fmt: skip
     given = problems()
     with _on(device):
-        return {name: _check(tests[name], given, device) for name in operators}
+        checks = {name: _check(tests[name], given, device) for name in operators}
+        for name in {"mine", "triplet_adv_loss"} & checks.keys():
+            if device.type == "cuda" and checks[name].passed:
+                checks[name] = _check_large(name, device, checks[name])
+    return checks
 
 
 @contextmanager
@@ -158,6 +162,54 @@ def _check(
                 return OperatorCheck(False, count, operator.worst, reason)
             count += 1
     return OperatorCheck(True, count, operator.worst, None)
+
+
+def _check_large(name: str, device: torch.device, before: OperatorCheck) -> OperatorCheck:
+    try:
+        _large(name, device)
+    except Exception as error:
+        what = str(error).strip().partition("\n")[0]
+        return before._replace(passed=False, reason=f"{type(error).__name__}: {what} (large)")
+    return before._replace(problems=before.problems + 1)
+
+
+def _large(name: str, device: torch.device, size: tuple[int, int, int] = (256, 8192, 1024)) -> None:
+    """A problem that CUDA screens on the matrix unit (``plan.h``), against a few rows at a time.
+
+    Those go by tiles, which the other problems have checked, and must give the same bits.
+    """
+    B, M, D = size
+    g = torch.Generator(device).manual_seed(3)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g, device=device, dtype=torch.float32)
+
+    # Copies, and what half precision does not tell from them.
+    c = randn(M // 8, D).repeat(8, 1)
+    c[M // 2 :] += 1e-3 * randn(*c[M // 2 :].shape)
+    a = c[:B] + randn(B, D)
+    positive = (a + 0.5 * randn(B, D)).unsqueeze(1)
+    y, cy = (torch.arange(n, device=device) % k for n, k in ((B, 7), (len(c), 9)))
+
+    def call(i: int, count: int, metric: str, mining: str) -> tuple[Tensor, ...]:
+        rows = slice(i, i + count)
+        if name == "mine":
+            p = positive[rows] if mining == "semihard" else None
+            return ops.mine(
+                a[rows], c, y[rows], cy, p, None, None, None, metric, mining, False, False
+            )
+        return ops.triplet_adv_loss(
+            a[rows], positive[rows], c, y[rows], cy, None, None, None, *OPTIONS, metric, mining,
+            "l2", "none", False,
+        )[1:]  # fmt: skip
+
+    for metric in METRICS[:3]:
+        for mining in ("hardest", "semihard"):
+            whole = call(0, B, metric, mining)
+            pieces = zip(*(call(i, 32, metric, mining) for i in range(0, B, 32)), strict=True)
+            for got, parts in zip(whole, pieces, strict=True):
+                if not torch.equal(_bytes(got), _bytes(torch.cat(parts))):
+                    raise Disagreement(f"{metric}, {mining}: not what a few rows at a time give")
 
 
 class Operator:

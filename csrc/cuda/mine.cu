@@ -3,23 +3,28 @@
 
 #include <tuple>
 
+#include "large.h"
 #include "mine.cuh"
 #include "tensors.h"
 
 namespace tla::cuda {
 namespace {
 
-// `fast` changes nothing here: there is one search, and it is exact.
+// `fast` takes the screen of a large search at its word; the search by tiles is exact.
 std::tuple<Tensor, Tensor> mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels,
                                 std::optional<Tensor> positive, std::optional<Tensor> target_labels,
                                 std::optional<Tensor> exclude, std::optional<Tensor> uniform, std::string metric,
-                                std::string mining, bool same_class, [[maybe_unused]] bool fast) {
+                                std::string mining, bool same_class, bool fast) {
   const Device device(anchor);
   SearchSetup setup(device, anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
                     parse_metric(metric), parse_mining(mining), same_class, /*loss=*/false, /*squares=*/false);
-  setup.allocate(anchor);
   const int64_t b = anchor.size(0);
   Tensor distance = empty(anchor, {b}, result_type(anchor)), index = empty(anchor, {b}, ScalarType::Long);
+  if (takes_large(setup)) {
+    mine_large(device, anchor, setup, fast, distance, index);
+    return {distance, index};
+  }
+  setup.allocate(anchor);
   const MineParams params{setup.params, distance.mutable_data_ptr(), static_cast<int64_t*>(index.mutable_data_ptr())};
   if (b > 0) launch_mine(params, setup.wide, device.launcher());
   return {distance, index};

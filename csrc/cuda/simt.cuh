@@ -69,6 +69,45 @@ TLA_DEVICE const T* cluster_peer(const T* shared, int rank) {
 // All blocks of a cooperative launch wait for each other, and see what each wrote to global memory before.
 TLA_DEVICE void grid_sync() { cooperative_groups::this_grid().sync(); }
 
+// Relaxed: they order nothing but themselves. They return what was there.
+TLA_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t value) { return atomicAdd(p, value); }
+TLA_DEVICE uint64_t atomic_min(uint64_t* p, uint64_t value) {
+  return atomicMin(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value));
+}
+TLA_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t value) { return atomicMax(p, value); }
+
+// d += a b for a (16, 16) by rows, b (16, 8) by columns, in halves; which lane holds what: PTX ISA, "Matrix Fragments
+// for mma.m16n8k16 with floating point type".
+TLA_DEVICE void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+TLA_DEVICE uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+// Four 8 x 8 matrices of halves from shared memory: lanes 8 i to 8 i + 7 name the rows of matrix i, 16 bytes each; a
+// lane gets of each matrix the columns 2 (lane % 4) and the next of row lane / 4.
+TLA_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+// 16 bytes from global to shared memory, or zeros, that are there once this thread has waited for their group. The
+// others see them after a barrier.
+TLA_DEVICE void copy_async(void* shared, const void* global, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(there ? 16 : 0)
+               : "memory");
+}
+TLA_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until at most the last `groups` this thread committed are under way.
+template <int groups>
+TLA_DEVICE void copy_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
+}
+
 TLA_DEVICE int first_set(unsigned bits) { return __ffs(bits) - 1; }
 TLA_DEVICE int count_set(unsigned bits) { return __popc(bits); }
 

@@ -36,6 +36,17 @@ def mine(run, a, c, y, cy, *, metric="angular", mining="hardest", same_class=Fal
     )  # fmt: skip
 
 
+def mine_large(run, a, c, y, cy, *, metric="angular", mining="hardest", same_class=False,
+               fast=False, in_memory=True, anchor_chunk=1 << 20, candidate_chunk=1 << 20,
+               capacity=64, **more):  # fmt: skip
+    """Distance, index and `rescored`: how many candidates of each row were, -1 for all."""
+    return run(
+        "mine_large", anchor=a, candidates=c, labels=y, candidate_labels=cy, metric=metric,
+        mining=mining, same_class=int(same_class), fast=int(fast), in_memory=int(in_memory),
+        anchor_chunk=anchor_chunk, candidate_chunk=candidate_chunk, capacity=capacity, **more,
+    )  # fmt: skip
+
+
 def cdist(run, a, c, metric, **more):
     """(B, D) and (M, D), or stacks of those."""
     a, c = (x if x.ndim == 3 else x.unsqueeze(0) for x in (a, c))

@@ -107,7 +107,7 @@ class Problem {
 
 // A contiguous tensor that a kernel writes.
 inline Array new_array(const std::string& type, std::vector<int64_t> sizes, uint64_t seed) {
-  const int64_t bytes = type == "int64" ? 8 : size_of(type_named(type));
+  const int64_t bytes = type == "int64" ? 8 : type == "int32" ? 4 : size_of(type_named(type));
   int64_t count = 1;
   for (int64_t size : sizes) count *= size;
   return {type, std::move(sizes), {}, Buffer::output(count * bytes, seed), 0};

@@ -5,6 +5,7 @@ int main() {
   using namespace tla::simt;
   const std::map<std::string, void (*)(const Problem&)> operators = {
       {"mine", run_mine},
+      {"mine_large", run_mine_large},
       {"triplet_adv_loss", run_triplet_adv_loss},
       {"triplet_loss", run_triplet_loss},
       {"triplet_loss_backward", run_triplet_loss_backward},

@@ -8,6 +8,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <limits>
 #include <map>
 #include <memory>
@@ -204,6 +205,8 @@ struct Fiber : Self {
   bool done = false;
   const char* operation = nullptr;  // it waits in, or null
   Site site;
+  std::deque<std::pair<int, Copy>> copies;  // with the number of their group
+  int groups = 0;                           // committed
 #ifdef TLA_SIMT_ASAN
   void* fake_stack = nullptr;
 #endif
@@ -254,6 +257,8 @@ class Grid {
     if (random_.below(4) == 0) yield();
   }
   void main_of_fiber();
+  Fiber& current() { return *current_; }
+  uint64_t draw() { return random_.next(); }
 
  private:
   enum class Order { kForward, kBackward, kRandom, kSkewed };
@@ -712,6 +717,17 @@ uint64_t atomic(void* p, size_t bytes, uint64_t operand, uint64_t (*update)(uint
   }
   grid->maybe_yield();
   return old;
+}
+
+void poison(Sixteen& data) { poison(&data, sizeof(data), grid->draw()); }
+void send(const Copy& copy) { grid->current().copies.emplace_back(grid->current().groups, copy); }
+void commit_copies() { ++grid->current().groups; }
+bool arrived(int groups, Copy& copy) {
+  Fiber& fiber = grid->current();
+  if (fiber.copies.empty() || fiber.copies.front().first >= fiber.groups - groups) return false;
+  copy = fiber.copies.front().second;
+  fiber.copies.pop_front();
+  return true;
 }
 
 void Launch::run(LaunchShape shape, void (*body)(const void*), const void* call) const {

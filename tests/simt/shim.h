@@ -151,6 +151,27 @@ struct Least {
   }
 };
 
+struct Most {
+  template <class T>
+  T operator()(T a, T b) const {
+    return a < b ? b : a;
+  }
+};
+
+// 16 bytes that are on their way to `to`, in the order in which the running thread sent them.
+struct alignas(16) Sixteen {
+  uint32_t at[4];
+};
+struct Copy {
+  Sixteen* to;
+  Sixteen data;
+};
+void poison(Sixteen& data);
+void send(const Copy& copy);
+void commit_copies();
+// The next copy of the groups before the last `groups`, or false.
+bool arrived(int groups, Copy& copy);
+
 // mma.sync.m16n8k16.row.col.f32: which row, column and k a lane's registers hold (PTX ISA, "Matrix Fragments for
 // mma.m16n8k16 with floating point type"). Rounds once, which the hardware does not promise.
 template <class ToFloat>
@@ -261,6 +282,40 @@ T atomic_add(T* p, T value, Site site = Site::current()) {
 template <class T>
 T atomic_min(T* p, T value, Site site = Site::current()) {
   return simt::atomic<simt::Least>(p, value, site);
+}
+
+template <class T>
+T atomic_max(T* p, T value, Site site = Site::current()) {
+  return simt::atomic<simt::Most>(p, value, site);
+}
+
+inline void load_matrices(uint32_t (&to)[4], const void* row, Site site = Site::current()) {
+  struct Lane {
+    simt::Sixteen row;
+    uint32_t* to;
+  } mine{*static_cast<const simt::Sixteen*>(row), to};
+  const auto all = [](void* const* operands) {
+    for (int lane = 0; lane < simt::kLanes; ++lane)
+      for (int i = 0; i < 4; ++i)
+        static_cast<Lane*>(operands[lane])->to[i] =
+            static_cast<const Lane*>(operands[8 * i + lane / 4])->row.at[lane % 4];
+  };
+  simt::meet_warp("load_matrices", 0, &mine, all, site);
+}
+// What a copy brings is read at once and there only after the wait; until then its place holds poison.
+inline void copy_async(void* shared, const void* global, bool there) {
+  simt::Sixteen* to = static_cast<simt::Sixteen*>(shared);
+  simt::Copy copy{to, {}};
+  if (there) copy.data = *static_cast<const simt::Sixteen*>(global);
+  simt::Sixteen poison;
+  simt::poison(poison);
+  *to = poison;
+  simt::send(copy);
+}
+inline void copy_commit() { simt::commit_copies(); }
+template <int groups>
+inline void copy_wait() {
+  for (simt::Copy copy; simt::arrived(groups, copy);) *copy.to = copy.data;
 }
 
 inline int first_set(unsigned bits) { return bits ? std::countr_zero(bits) : -1; }

@@ -38,6 +38,9 @@ enum Bug {
   kWrongFragments,
   kLivelock,
   kNoWarpSync,
+  kOneWaitTooFew,
+  kRefilledWhileRead,
+  kTailNotCopied,
 };
 
 const std::map<std::string, Bug> kBugs = {
@@ -66,6 +69,9 @@ const std::map<std::string, Bug> kBugs = {
     {"wrong_fragments", kWrongFragments},
     {"livelock", kLivelock},
     {"no_warp_sync", kNoWarpSync},
+    {"one_wait_too_few", kOneWaitTooFew},
+    {"refilled_while_read", kRefilledWhileRead},
+    {"tail_not_copied", kTailNotCopied},
 };
 
 constexpr int kBlock = 128;
@@ -310,6 +316,53 @@ bool run_atomics(uint64_t seed, int bug) {
   return *counter.as<uint32_t>() == n && *sum.as<float>() == static_cast<float>(n) && *least.as<uint64_t>() == expected;
 }
 
+// --- Asynchronous copies: a row in steps through three stages -------------------------------------------------------
+
+TLA_KERNEL(kBlock, 1) stream(const Params p) {
+  constexpr int kStages = 3, kStep = 4 * kBlock;
+  TLA_SHARED(float, stages, kStages* kStep);
+  const int t = thread_id(), steps = static_cast<int>(ceil_div(p.n, kStep));
+  const float* row = p.x + block_id() * p.n;
+  const auto fetch = [&](int step) {
+    const int64_t at = int64_t{step} * kStep + 4 * t;
+    const bool there = at < p.n;
+    if (step < steps && (there || p.bug != kTailNotCopied))
+      copy_async(stages + step % kStages * kStep + 4 * t, row + (there ? at : 0), there);
+    copy_commit();
+  };
+  for (int step = 0; step < kStages - 1; ++step) fetch(step);
+  float sum = 0;
+  for (int step = 0; step < steps; ++step) {
+    p.bug == kOneWaitTooFew ? copy_wait<kStages - 1>() : copy_wait<kStages - 2>();
+    block_sync();
+    // The stage that the step before has read.
+    if (p.bug != kRefilledWhileRead) fetch(step + kStages - 1);
+    for (int n = 0; n < 4; ++n) sum += stages[step % kStages * kStep + (4 * t + 33 + n) % kStep];
+    if (p.bug == kRefilledWhileRead) fetch(step + kStages);
+  }
+  p.y[block_id() * kBlock + t] = sum;
+}
+
+bool run_stream(uint64_t seed, int bug) {
+  const int64_t blocks = 2, n = 4 * (552 + 40 * (seed % 6));
+  std::vector<float> x(blocks * n);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = input_at(i);
+  const simt::Buffer in = simt::Buffer::input(x.data(), 4 * x.size()),
+                     out = simt::Buffer::output(4 * blocks * kBlock, seed);
+  simt::Launch{.seed = seed}(stream, LaunchShape{.blocks = blocks},
+                             {.x = in.as<float>(), .y = out.as<float>(), .n = n, .bug = bug});
+  for (int64_t i = 0; i < blocks * kBlock; ++i) {
+    float sum = 0;
+    for (int64_t step = 0; step < n; step += 4 * kBlock)
+      for (int64_t e = 0; e < 4; ++e) {
+        const int64_t at = step + (i % kBlock * 4 + 33 + e) % (4 * kBlock);
+        if (at < n) sum += x[i / kBlock * n + at];
+      }
+    if (out.as<float>()[i] != sum) return false;
+  }
+  return true;
+}
+
 // --- Conversions and mma, whose operands and results go through the files -------------------------------------------
 
 struct Conversion {
@@ -372,6 +425,14 @@ TLA_KERNEL(kWarp, 1) multiply(const Product p) {
     a[1] = a[2];
     a[2] = kept;
   }
+  // The same through shared memory.
+  TLA_SHARED(uint16_t, rows, 16 * 16);
+  for (int n = lane_id(); n < 16 * 16; n += kWarp) rows[n] = p.a[n];
+  warp_sync();
+  uint32_t loaded[4];
+  load_matrices(loaded, rows + lane_id() % 16 * 16 + lane_id() / 16 * 8);
+  for (int r = 0; r < 4; ++r)
+    if (p.bug == kNone) a[r] = loaded[r];
   const uint32_t b[2] = {two(p.b[pair * 8 + group], p.b[pair * 8 + 8 + group]),
                          two(p.b[(pair + 8) * 8 + group], p.b[(pair + 9) * 8 + group])};
   for (int type = 0; type < 2; ++type) {
@@ -401,8 +462,8 @@ void multiply_file(int bug) {
 int main(int argc, char** argv) {
   using namespace tla::cuda;
   const std::map<std::string, std::function<bool(uint64_t, int)>> cases = {
-      {"rotate", run_rotate}, {"sum_row", run_sum_row}, {"cluster", run_cluster},
-      {"grid", run_grid},     {"warps", run_warps},     {"atomics", run_atomics}};
+      {"rotate", run_rotate}, {"sum_row", run_sum_row}, {"cluster", run_cluster}, {"grid", run_grid},
+      {"warps", run_warps},   {"atomics", run_atomics}, {"stream", run_stream}};
   if (argc < 3 || !kBugs.count(argv[2])) return 2;
   const std::string name = argv[1];
   const int bug = kBugs.at(argv[2]);

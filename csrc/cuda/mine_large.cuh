@@ -1,0 +1,86 @@
+// mine for large problems: pack, screen on the matrix unit, rescore. The anchors x candidates matrix is never whole.
+#pragma once
+
+#include "rescore.cuh"
+#include "screen.cuh"
+#include "screen_scores.cuh"
+
+namespace tla::cuda {
+
+// Workspace of a search, in bytes.
+struct LargeBytes {
+  int64_t packed_candidates, packed_anchor, candidates, anchor, limits, best, count, keys, list, redone, rescored,
+      scores;
+};
+inline LargeBytes large_bytes(const LargePlan& plan, const SearchParams& s) {
+  const int64_t rows = plan.anchor_chunk, lists = rows * s.slots();
+  return {s.m * plan.padded * 2,
+          rows * plan.padded * 2,
+          s.m * static_cast<int64_t>(sizeof(Side)),
+          rows * static_cast<int64_t>(sizeof(Side)),
+          s.semihard() ? 3 * rows * 4 : 0,
+          lists * 4,
+          lists * 4,
+          lists * 8,
+          lists * plan.capacity * static_cast<int64_t>(sizeof(Entry)),
+          (rows + 1) * 4,
+          rows * 4,
+          plan.in_memory ? rows * plan.candidate_chunk * 4 : 0};
+}
+
+template <class F>
+void with_screened_metric(Metric metric, const F& f) {
+  is_cosine(metric) ? f.template operator()<Dot>() : f.template operator()<SquaredDifference>();
+}
+template <class F>
+void with_slots(const SearchParams& s, const F& f) {
+  const auto targets = [&]<bool kSemihard>() {
+    s.targets() ? f.template operator()<kSemihard, true>() : f.template operator()<kSemihard, false>();
+  };
+  s.semihard() ? targets.template operator()<true>() : targets.template operator()<false>();
+}
+
+// `p` is of all anchors, with its workspace for one chunk of them. multiply(anchors, first, columns) puts the products
+// of the packed anchors with packed candidates [first, first + columns) somewhere, row by row, and says where.
+template <class Launch, class Multiply>
+void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Launch& launch, const Multiply& multiply) {
+  const SearchParams all = p.search;
+  const auto warps = [&](int64_t rows) { return plan_warps(rows, gpu); };
+  const auto pack = [&](const Rows& rows, int64_t count, const uint16_t* to, const Side* sides) {
+    const PackParams packing{
+        rows, count, all.d, p.padded, all.metric, !p.fast, const_cast<uint16_t*>(to), const_cast<Side*>(sides)};
+    if (count > 0) launch(pack_kernel, warps(count), packing);
+  };
+  p.padded = plan.padded;
+  p.capacity = plan.capacity;
+  p.error = p.fast ? ScoreError{0, 0} : score_error(all.metric, all.d, p.padded);
+  pack(all.candidates, all.m, p.packed_candidates, p.candidates);
+  for (int64_t first = 0; first < all.b; first += plan.anchor_chunk) {
+    LargeParams part = p;
+    part.search = anchors_of(all, first, std::min(plan.anchor_chunk, all.b - first));
+    part.distance += first;
+    part.index += first;
+    part.rescored += plan.keep_counts ? first : 0;
+    const int64_t rows = part.search.b;
+    pack(part.search.anchor, rows, p.packed_anchor, p.anchor);
+    with_screened_metric(all.metric, [&]<class Op>() { launch(begin_rows_kernel<Op>, warps(rows), part); });
+    if (!plan.in_memory && all.m > 0)
+      launch(screen_kernel, LaunchShape{ceil_div(rows, ScreenTile::kRows) * ceil_div(all.m, ScreenTile::kRows)}, part);
+    for (part.first = 0; plan.in_memory && part.first < all.m; part.first += plan.candidate_chunk) {
+      part.columns = static_cast<int>(std::min(plan.candidate_chunk, all.m - part.first));
+      part.stride = part.columns;
+      part.scores = multiply(rows, part.first, part.columns);
+      with_slots(all, [&]<bool kSemihard, bool kTargets>() {
+        launch(screen_scores_kernel<kSemihard, kTargets>, warps(rows), part);
+      });
+    }
+    with_screened_metric(all.metric, [&]<class Op>() {
+      launch(rescore_kernel<Op>, warps(rows), part);
+      const int64_t pieces = ceil_div(rows, kRowsRedone) * std::max<int64_t>(1, ceil_div(all.m, kCandidatesRedone));
+      launch(redo_kernel<Op>, LaunchShape{std::min(pieces, 8 * gpu.multiprocessors)}, part);
+    });
+    launch(finish_kernel, LaunchShape{std::min(ceil_div(rows, kThreads), gpu.multiprocessors)}, part);
+  }
+}
+
+}  // namespace tla::cuda
