@@ -4,7 +4,7 @@
 #include <string>
 
 #include "common/cpu_features.h"
-#include "common/plan.h"
+#include "common/plan_large.h"
 
 namespace py = pybind11;
 
@@ -99,13 +99,14 @@ py::dict plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int64_t el
   return result;
 }
 
-// None where a search goes by tiles.
-py::object plan_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, bool product,
-                      int64_t multiprocessors, int capability) {
-  if (!tla::is_large(anchors, candidates, dim, element_size, product)) return py::none();
-  const tla::LargePlan plan = tla::plan_large(anchors, candidates, dim, {multiprocessors, capability});
+py::dict plan_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, bool product,
+                    const std::string& screens, int64_t multiprocessors, int capability) {
+  const tla::LargeProblem problem{anchors, candidates, dim, element_size, product};
+  const tla::Screen screen = tla::choose_screen(problem, tla::Screens(screens), {multiprocessors, capability});
   py::dict result;
-  result["in_memory"] = plan.in_memory;
+  result["screen"] = std::string(tla::kScreens[static_cast<int>(screen)]);
+  if (screen == tla::Screen::kTiles) return result;
+  const tla::LargePlan plan = tla::plan_large(problem, screen);
   result["anchor_chunk"] = plan.anchor_chunk;
   result["candidate_chunk"] = plan.candidate_chunk;
   result["capacity"] = plan.capacity;
@@ -155,7 +156,7 @@ PYBIND11_MODULE(_build_info, m) {
   m.def("plan_cdist_backward", &plan_cdist_backward, py::arg("n"), py::arg("b"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_large", &plan_large, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
-        py::arg("product"), py::arg("multiprocessors"), py::arg("capability"));
+        py::arg("product"), py::arg("screens"), py::arg("multiprocessors"), py::arg("capability"));
   m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("multiprocessors"),

@@ -2,17 +2,19 @@
 //
 // Shapes: anchor (B, D); positive (B, K, D), or a pool (N, D) where positive_index (B,) is given; candidates (M, D);
 // negative (N, D) picked from by negative_index (B,), or (B, D) without it. Labels and indices are int64; -1 is "none".
+// `screens`: the names of the ways that a large CUDA search may go beside tiles (common/plan_large.h).
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(tla_ops, m) {
   m.def(
       "mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels, Tensor? positive,"
-      " Tensor? target_labels, Tensor? exclude, Tensor? uniform, str metric, str mining, bool same_class, bool fast)"
+      " Tensor? target_labels, Tensor? exclude, Tensor? uniform, str metric, str mining, bool same_class, bool fast,"
+      " str screens=\"\")"
       " -> (Tensor distance, Tensor index)");
   m.def(
       "triplet_adv_loss(Tensor anchor, Tensor positive, Tensor candidates, Tensor labels, Tensor candidate_labels,"
       " Tensor? target_labels, Tensor? exclude, Tensor? uniform, float margin, float weight, float norm_weight,"
-      " str metric, str mining, str norm, str reduction, bool fast)"
+      " str metric, str mining, str norm, str reduction, bool fast, str screens=\"\")"
       " -> (Tensor loss, Tensor negative_index, Tensor positive_distance, Tensor negative_distance)");
   m.def(
       "triplet_loss(Tensor anchor, Tensor positive, Tensor negative, Tensor? positive_index, Tensor? negative_index,"

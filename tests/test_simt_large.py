@@ -14,7 +14,7 @@ from test_simt_search import KINDS, features, labels, share
 METRICS = ("angular", "cosine", "euclidean")
 SHAPES = [(20, 150, 70), (33, 130, 33), (5, 140, 516), (130, 40, 64), (9, 129, 257)]
 CHUNKS = [{}, {"anchor_chunk": 16, "candidate_chunk": 64}, {"candidate_chunk": 100}]
-SCREENS = (True, False)
+SCREENS = ("mma", "blas")
 
 
 def check(simt, case, *, seed, metric, plan, **call):
@@ -39,25 +39,25 @@ def minings(c, b, exclude, targets):
     yield {"mining": "semihard", "positive": positive, **targets}
 
 
-@pytest.mark.parametrize("in_memory", SCREENS)
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_bits_of_the_tile_search(simt, kind, metric, in_memory):
+def test_bits_of_the_tile_search(simt, kind, metric, screen):
     first = KINDS.index(kind) + METRICS.index(metric)
     b, m, d = SHAPES[first % 5]
     a, c = (x.float() for x in features(kind, b, m, d, seed=first))
     y, cy, exclude, targets = labels(b, m, first)
-    plan = {"in_memory": in_memory, **CHUNKS[first % 3]}
+    plan = {"screen": screen, **CHUNKS[first % 3]}
     # Half of the searches here, half with the other screen; one of them in the slower builds.
-    half = list(enumerate(minings(c, b, exclude, targets)))[(first + in_memory) % 2 :: 2]
+    half = list(enumerate(minings(c, b, exclude, targets)))[(first + SCREENS.index(screen)) % 2 :: 2]
     for n, more in half if simt.flavour == "plain" else half[first % 3 :: 3]:
         gpu = GPUS["few" if n % 2 else "cluster"]
         check(simt, (a, c, y, cy), seed=n, metric=metric, plan=plan, gpu=gpu, **more)
 
 
-@pytest.mark.parametrize("in_memory", SCREENS)
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("metric", METRICS)
-def test_near_ties(simt, metric, in_memory):
+def test_near_ties(simt, metric, screen):
     """Candidates nearer to each other than half precision tells, the best of them anywhere."""
     b, m, d = 20, 256, 96
     for n, step in share(simt, [1e-2, 1e-3, 1e-5, 0.0], of=4):
@@ -70,10 +70,10 @@ def test_near_ties(simt, metric, in_memory):
             c = c * scale
         a[5], c[7] = 0, 0
         y, cy = torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64)
-        call = {"metric": metric, "plan": {"in_memory": in_memory}}
+        call = {"metric": metric, "plan": {"screen": screen}}
         rescored = check(simt, (a, c, y, cy), seed=n, **call)
         d64 = matrix64(a, c, metric)
-        answer = mine_large(simt, a, c, y, cy, metric=metric, in_memory=in_memory, seed=n)
+        answer = mine_large(simt, a, c, y, cy, metric=metric, screen=screen, seed=n)
         check_pick(answer["distance"], answer["index"], d64, allowed_mask(y, cy), "nearest")
         if step <= 1e-5:  # every one of the group may be the best
             looked = rescored[rescored >= 0]
@@ -81,39 +81,39 @@ def test_near_ties(simt, metric, in_memory):
         check(simt, (a, c, y, cy), seed=n, mining="semihard", positive=c[:b].unsqueeze(1), **call)
 
 
-@pytest.mark.parametrize("in_memory", SCREENS)
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("metric", METRICS)
-def test_rounding_that_adds_up(simt, metric, in_memory):
+def test_rounding_that_adds_up(simt, metric, screen):
     """Rows of eight values each: what rounding takes from one element it takes from sixteen."""
     b, m, d = 24, 256, 128
     c = 1 + torch.rand(m, 8, generator=torch.Generator().manual_seed(1)) / 32
     a = c.mean(0) + randn(b, 8, seed=1)
     a, c = a.repeat_interleave(d // 8, 1), c.repeat_interleave(d // 8, 1)
     case = (a, c, torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64))
-    rescored = check(simt, case, seed=1, metric=metric, plan={"in_memory": in_memory})
+    rescored = check(simt, case, seed=1, metric=metric, plan={"screen": screen})
     assert rescored.float().mean() > 2
     assert rescored.min() > 0
     # The screen alone is wrong about some.
-    call = {"metric": metric, "in_memory": in_memory}
+    call = {"metric": metric, "screen": screen}
     index = mine_large(simt, *case, **call)["index"]
     assert not torch.equal(mine_large(simt, *case, fast=True, **call)["index"], index)
 
 
-@pytest.mark.parametrize("in_memory", SCREENS)
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("metric", METRICS)
-def test_few_are_rescored(simt, metric, in_memory):
+def test_few_are_rescored(simt, metric, screen):
     """Where nothing is close a row looks at a candidate or two; no list runs over."""
     for b, m, d in ((64, 512, 768),) if simt.flavour == "plain" else ((20, 200, 128),):
         a, c = randn(b, d), randn(m, d, seed=1)
         y, cy = torch.arange(b) % 5, torch.arange(m) % 5
-        rescored = check(simt, (a, c, y, cy), seed=3, metric=metric, plan={"in_memory": in_memory})
+        rescored = check(simt, (a, c, y, cy), seed=3, metric=metric, plan={"screen": screen})
         assert rescored.min() >= 1
         assert rescored.float().mean() < 1.5
         assert rescored.max() <= 6
 
 
-@pytest.mark.parametrize("in_memory", SCREENS)
-def test_lists_that_run_over(simt, in_memory):
+@pytest.mark.parametrize("screen", SCREENS)
+def test_lists_that_run_over(simt, screen):
     """Rows whose list is too short, or that floats cannot compare, are searched whole."""
     b, m, d = 12, 150, 40
     a, c = randn(b, d), randn(m, d, seed=1)
@@ -121,7 +121,7 @@ def test_lists_that_run_over(simt, in_memory):
     a[8, 3] = torch.nan
     y, cy = torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64)
     for n, (capacity, metric) in share(simt, itertools.product((1, 64, 128), METRICS), of=9):
-        plan = {"in_memory": in_memory, "capacity": capacity}
+        plan = {"screen": screen, "capacity": capacity}
         rescored = check(simt, (a, c, y, cy), seed=n, metric=metric, plan=plan)
         assert rescored[8] == -1
         assert (rescored[4] == -1) == (capacity < 120)
@@ -130,19 +130,19 @@ def test_lists_that_run_over(simt, in_memory):
     # Candidates that nothing is known of stand in every list.
     c[:, 0] = torch.where(torch.arange(m) % 10 == 3, torch.inf, c[:, 0])
     for metric in METRICS:
-        plan = {"in_memory": in_memory}
+        plan = {"screen": screen}
         check(simt, (a, c, y, cy), seed=1, metric=metric, plan=plan)
 
 
-@pytest.mark.parametrize("in_memory", SCREENS)
+@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("metric", METRICS)
-def test_fast_takes_the_screen_at_its_word(simt, metric, in_memory):
+def test_fast_takes_the_screen_at_its_word(simt, metric, screen):
     """One candidate of each row is looked at; it is the nearest but for half precision."""
     b, m, d = 20, 200, 128
     a, c = randn(b, d), randn(m, d, seed=1)
     y, cy, exclude, _ = labels(b, m, 0)
     d64 = matrix64(a, c, metric)
-    call = {"metric": metric, "fast": True, "in_memory": in_memory}
+    call = {"metric": metric, "fast": True, "screen": screen}
     for more, want in (({}, "nearest"), ({"same_class": True}, "farthest")):
         answer = mine_large(simt, a, c, y, cy, **call, **exclude, **more)
         allowed = allowed_mask(y, cy, **exclude, same_class=bool(more))

@@ -33,10 +33,11 @@ def plan_large(
     dim: int,
     element_size: int,
     product: bool,
+    screens: str,
     multiprocessors: int,
     capability: int,
-) -> dict[str, Any] | None:
-    """How a CUDA search is screened on the matrix unit; None where it goes by tiles."""
+) -> dict[str, Any]:
+    """How a CUDA search is screened on the matrix unit, if any of these screens is to be used."""
 
 def plan_rows(
     rows: int, element_size: int, multiprocessors: int, capability: int

@@ -32,7 +32,7 @@ def _losses(anchor: Tensor, reduction: str) -> Tensor:
 
 @torch.library.register_fake("tla_ops::mine")
 def _(anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
-      metric, mining, same_class, fast):  # fmt: skip
+      metric, mining, same_class, fast, screens=""):  # fmt: skip
     rows = anchor.shape[0]
     distance = anchor.new_empty((rows,), dtype=result_dtype(anchor))
     return distance, anchor.new_empty((rows,), dtype=torch.int64)
@@ -40,7 +40,7 @@ def _(anchor, candidates, labels, candidate_labels, positive, target_labels, exc
 
 @torch.library.register_fake("tla_ops::triplet_adv_loss")
 def _(anchor, positive, candidates, labels, candidate_labels, target_labels, exclude, uniform,
-      margin, weight, norm_weight, metric, mining, norm, reduction, fast):  # fmt: skip
+      margin, weight, norm_weight, metric, mining, norm, reduction, fast, screens=""):  # fmt: skip
     rows, count = positive.shape[:2]
     dtype = result_dtype(anchor)
     return (

@@ -21,15 +21,16 @@ struct Machine {
   bool amx = false;
 };
 
-// A CUDA launch: blocks of kThreads threads, clusters of consecutive blocks, and whether all blocks wait for each
-// other.
+inline constexpr int kThreads = 128;
+
+// A CUDA launch: clusters of consecutive blocks, and whether all blocks wait for each other.
 struct LaunchShape {
   int64_t blocks = 1;
   int cluster = 1;
   bool cooperative = false;
+  int threads = kThreads;
+  int shared_bytes = 0;  // dynamic shared memory
 };
-
-inline constexpr int kThreads = 128;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -195,36 +196,6 @@ inline LaunchShape plan_cdist_backward(int64_t n, int64_t b, Gpu gpu) {
 // A warp a row, in turns.
 inline LaunchShape plan_warps(int64_t rows, Gpu gpu) {
   return {std::clamp<int64_t>(ceil_div(rows, kThreads / 32), 1, 16 * gpu.multiprocessors)};
-}
-
-// --- CUDA: large problems, screened on the matrix unit
-// ---------------------------------------------------------------
-
-// Whether a search is screened by half-precision products: packing, a screen and rescoring are several launches, which
-// arithmetic pays for. `product`: the metric has a matrix form, and the search is not of a pick at random.
-inline bool is_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, bool product) {
-  const double work = static_cast<double>(anchors) * static_cast<double>(candidates) * static_cast<double>(dim);
-  // Fewer anchors read each candidate too seldom to pay for its packed copy.
-  return product && element_size <= 4 && anchors >= 64 && work >= 0x1p31;
-}
-
-struct LargePlan {
-  // Products of a chunk of anchors and one of candidates at a time: in memory, from a BLAS, or else in registers.
-  bool in_memory = true;
-  int64_t anchor_chunk = 2048, candidate_chunk = 4096;  // 32 MB of products
-  int capacity = 64;                                    // of a row's list of candidates to rescore
-  int padded = 64;                                      // columns of a packed row
-  bool keep_counts = false;                             // of all rows, for tests
-};
-inline LargePlan plan_large(int64_t anchors, int64_t candidates, int64_t dim, Gpu gpu) {
-  LargePlan plan;
-  // mma.sync, which the kernel in registers uses, is the whole matrix unit up to Ada and a part of Hopper's.
-  plan.in_memory = gpu.capability >= 90;
-  plan.anchor_chunk = plan.in_memory ? 2048 : 8192;
-  plan.anchor_chunk = std::clamp<int64_t>(anchors, 1, plan.anchor_chunk);
-  plan.candidate_chunk = std::clamp<int64_t>(candidates, 1, plan.candidate_chunk);
-  plan.padded = static_cast<int>(ceil_div(std::max<int64_t>(dim, 1), 64) * 64);
-  return plan;
 }
 
 }  // namespace tla

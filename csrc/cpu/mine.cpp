@@ -122,7 +122,7 @@ std::tuple<Tensor, Tensor> mine_as(const MineInputs& inputs, Metric metric, Mini
 std::tuple<Tensor, Tensor> mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels,
                                 std::optional<Tensor> positive, std::optional<Tensor> target_labels,
                                 std::optional<Tensor> exclude, std::optional<Tensor> uniform, std::string metric,
-                                std::string mining, bool same_class, [[maybe_unused]] bool fast) {
+                                std::string mining, bool same_class, [[maybe_unused]] bool fast, const std::string&) {
   const MineInputs inputs{anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform};
   const Metric m = parse_metric(metric);
   const Mining how = parse_mining(mining);

@@ -20,7 +20,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_adv_loss(
     Tensor anchor, Tensor positive, Tensor candidates, Tensor labels, Tensor candidate_labels,
     std::optional<Tensor> target_labels, std::optional<Tensor> exclude, std::optional<Tensor> uniform, double margin,
     double weight, double norm_weight, std::string metric, std::string mining, std::string norm, std::string reduction,
-    [[maybe_unused]] bool fast) {
+    [[maybe_unused]] bool fast, const std::string&) {
   const TripletOptions options = triplet_options(margin, weight, norm_weight, metric, norm, reduction);
   const MineInputs inputs{anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform};
   const Mining how = parse_mining(mining);

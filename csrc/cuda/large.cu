@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/stableivalue_conversions.h>
 
 #include <array>
+#include <utility>
 
 #include "large.h"
 #include "mine_large.cuh"
@@ -18,53 +19,53 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // takes back what the stack holds
 }
 
-}  // namespace
-
-bool takes_large(const SearchSetup& setup) {
-  const SearchParams& s = setup.params;
-  return is_large(s.b, s.m, s.d, setup.wide ? 8 : 4, s.metric != Metric::kChebyshev && !s.random());
+// Values and indices of an ascending sort; equal elements stay in their order.
+std::pair<Tensor, Tensor> stable_sort(const Tensor& t) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  std::array<StableIValue, 4> stack{from(t), from(std::optional<bool>(true)), from(int64_t{0}), from(false)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
-void mine_large(const Device& device, const Tensor& anchor, const SearchSetup& setup, bool fast, const Tensor& distance,
-                const Tensor& index) {
+LargeProblem problem_of(const SearchSetup& setup) {
   const SearchParams& s = setup.params;
-  const LargePlan plan = plan_large(s.b, s.m, s.d, device.gpu());
-  const LargeBytes bytes = large_bytes(plan, s);
-  Workspace workspace;
-  const int64_t candidates = workspace.reserve(bytes.candidates), rows = workspace.reserve(bytes.anchor),
-                limits = workspace.reserve(bytes.limits), best = workspace.reserve(bytes.best),
-                count = workspace.reserve(bytes.count), list = workspace.reserve(bytes.list),
-                keys = workspace.reserve(bytes.keys), redone = workspace.reserve(bytes.redone),
-                rescored = workspace.reserve(bytes.rescored);
-  workspace.allocate(anchor);
-  const Tensor packed_anchor = empty(anchor, {plan.anchor_chunk, plan.padded}, ScalarType::Half),
-               packed_candidates = empty(anchor, {s.m, plan.padded}, ScalarType::Half),
-               scores = empty(anchor, {bytes.scores / 4}, ScalarType::Float);
+  return {s.b, s.m, s.d, setup.wide ? 8 : 4, s.metric != Metric::kChebyshev && !s.random()};
+}
+
+}  // namespace
+
+Screen screen_of(const Device& device, const SearchSetup& setup, std::string_view screens) {
+  return choose_screen(problem_of(setup), Screens(screens), device.gpu());
+}
+
+void mine_large(const Device& device, const Tensor& anchor, const Tensor& candidate_labels, const SearchSetup& setup,
+                Screen screen, bool fast, const Tensor& distance, const Tensor& index) {
+  const LargePlan plan = plan_large(problem_of(setup), screen);
   LargeParams p;
-  p.search = s;
+  p.search = setup.params;
   p.fast = fast;
-  p.packed_anchor = static_cast<const uint16_t*>(packed_anchor.const_data_ptr());
-  p.packed_candidates = static_cast<const uint16_t*>(packed_candidates.const_data_ptr());
-  p.anchor = workspace.at<Side>(rows);
-  p.candidates = workspace.at<Side>(candidates);
-  p.positive = workspace.at<float>(limits);
-  p.surely = p.positive + plan.anchor_chunk;
-  p.maybe = p.surely + plan.anchor_chunk;
-  p.best = workspace.at<uint32_t>(best);
-  p.count = workspace.at<uint32_t>(count);
-  p.list = workspace.at<Entry>(list);
-  p.capacity = plan.capacity;
-  p.keys = workspace.at<uint64_t>(keys);
-  p.redone_count = workspace.at<uint32_t>(redone);
-  p.redone = p.redone_count + 1;
-  p.rescored = workspace.at<uint32_t>(rescored);
   p.distance = static_cast<float*>(distance.mutable_data_ptr());
   p.index = static_cast<int64_t*>(index.mutable_data_ptr());
+  const auto [sorted_labels, order] = stable_sort(candidate_labels);
+  p.sorted_labels = static_cast<const int64_t*>(sorted_labels.const_data_ptr());
+  p.order = static_cast<const int64_t*>(order.const_data_ptr());
+  Workspace workspace;
+  std::vector<int64_t> places;
+  each_array(p, plan, [&]<class T>(T*&, int64_t count) { places.push_back(workspace.reserve(count * sizeof(T))); });
+  workspace.allocate(anchor);
+  auto place = places.begin();
+  each_array(p, plan, [&]<class T>(T*& array, int64_t) { array = workspace.at<T>(*place++); });
+  Tensor packed_anchor = empty(anchor, {plan.anchor_chunk, plan.padded}, ScalarType::Half),
+         packed_candidates = empty(anchor, {p.search.m, plan.padded}, ScalarType::Half),
+         scores =
+             empty(anchor, {screen == Screen::kBlas ? plan.anchor_chunk * plan.candidate_chunk : 0}, ScalarType::Float);
+  p.packed_anchor = static_cast<uint16_t*>(packed_anchor.mutable_data_ptr());
+  p.packed_candidates = static_cast<uint16_t*>(packed_candidates.mutable_data_ptr());
   const auto products = [&](int64_t anchors, int64_t first, int64_t columns) {
-    const Tensor out = torch::stable::view(torch::stable::narrow(const_cast<Tensor&>(scores), 0, 0, anchors * columns),
-                                           {anchors, columns});
-    multiply(torch::stable::narrow(const_cast<Tensor&>(packed_anchor), 0, 0, anchors),
-             torch::stable::narrow(const_cast<Tensor&>(packed_candidates), 0, first, columns), out);
+    const Tensor out = torch::stable::view(torch::stable::narrow(scores, 0, 0, anchors * columns), {anchors, columns});
+    multiply(torch::stable::narrow(packed_anchor, 0, 0, anchors),
+             torch::stable::narrow(packed_candidates, 0, first, columns), out);
     return static_cast<const float*>(scores.const_data_ptr());
   };
   launch_mine_large(p, plan, device.gpu(), device.launcher(), products);

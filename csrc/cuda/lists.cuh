@@ -18,6 +18,21 @@ struct Entry {
   uint32_t column;
 };
 
+// Where a row's classes stand in the packed pool, which is sorted by label.
+struct Classes {
+  int own_begin, own_end, target_begin, target_end;
+  int excluded;  // -1: none
+};
+
+// The columns that a row may pick in a slot: [begin, end) without [hole_begin, hole_end) and without `excluded`.
+struct Allowed {
+  int begin, end, hole_begin, hole_end, excluded;
+
+  TLA_DEVICE bool operator()(int column) const {
+    return column >= begin && column < end && !(column >= hole_begin && column < hole_end) && column != excluded;
+  }
+};
+
 // How far a score may be from 1 - distance, or from (|x|^2 - distance^2) / 2, beside the residuals' share: `product`
 // times both norms, and `square` times both squares.
 struct ScoreError {
@@ -42,11 +57,17 @@ struct LargeParams {
   int padded = 0;
   bool fast = false;  // the screen's own best is the pick
   ScoreError error;
-  const uint16_t *packed_anchor = nullptr, *packed_candidates = nullptr;
-  const Side *anchor = nullptr, *candidates = nullptr;
-  // Workspace. Under semihard the distance to the positive, and the scores below which a candidate is farther for sure
-  // and may be farther; for each slot of SearchParams and anchor the best score minus error, in order as unsigned, how
-  // many candidates were listed, which may be more than the list has room for, and the list.
+  uint16_t *packed_anchor = nullptr, *packed_candidates = nullptr;
+  Side *anchor = nullptr, *candidates = nullptr;
+  // Column t of the packed pool has candidate order[t], of label sorted_labels[t]; those before `closed` nobody may
+  // pick. place[j]: the column of candidate j, where rows exclude any.
+  const int64_t *order = nullptr, *sorted_labels = nullptr;
+  int* place = nullptr;
+  // Workspace. The rows' classes. Under semihard the distance to the positive, and the scores below which a candidate
+  // is farther for sure and may be farther; for each slot of SearchParams and anchor the best score minus error, in
+  // order as unsigned, how many candidates were listed, which may be more than the list has room for, and the list.
+  Classes* classes = nullptr;
+  int* closed = nullptr;
   float *positive = nullptr, *surely = nullptr, *maybe = nullptr;
   uint32_t *best = nullptr, *count = nullptr;
   Entry* list = nullptr;
@@ -82,6 +103,25 @@ inline SearchParams anchors_of(SearchParams p, int64_t first, int64_t count) {
   return p;
 }
 
+// The first column whose label is not below, or is above `label`.
+TLA_DEVICE int bound_of(const LargeParams& p, int64_t label, bool above) {
+  int begin = 0, end = static_cast<int>(p.search.m);
+  while (begin < end) {
+    const int middle = begin + (end - begin) / 2;
+    const int64_t other = p.sorted_labels[middle];
+    (above ? other <= label : other < label) ? begin = middle + 1 : end = middle;
+  }
+  return begin;
+}
+
+TLA_DEVICE Allowed allowed_of(const LargeParams& p, int64_t i, bool wanted) {
+  const Classes c = p.classes[i];
+  const int m = static_cast<int>(p.search.m);
+  if (wanted) return {c.target_begin, c.target_end, m, m, c.excluded};
+  if (p.search.same_class) return {c.own_begin, c.own_end, m, m, c.excluded};
+  return {*p.closed, m, c.own_begin, c.own_end, c.excluded};
+}
+
 TLA_DEVICE bool comparable(const Side& side) { return side.residual == side.residual; }
 
 // A pair's error is alpha |y| + beta r_y + gamma + square |y|^2: of <x, y> at most |x| r_y + r_x |y| by Cauchy-Schwarz
@@ -101,11 +141,29 @@ TLA_DEVICE float score_of(Metric metric, float product, float row_weight, const 
   return metric == Metric::kAngular ? std::fabs(score) : score;
 }
 
+// Lanes look for one end of a class each.
+TLA_DEVICE void find_classes(const LargeParams& p, int64_t i) {
+  const Rule rule(p.search, i);
+  const int lane = lane_id();
+  const int64_t label = lane < 2 ? rule.own : lane < 4 ? rule.target : kNeverLabel;
+  int at = lane < 5 ? bound_of(p, label, /*above=*/lane % 2 == 1 || lane == 4) : 0;
+  const int closed = shuffle(at, 4);
+  at = at > closed ? at : closed;
+  const int own_begin = shuffle(at, 0), own_end = shuffle(at, 1), target_begin = shuffle(at, 2),
+            target_end = shuffle(at, 3);
+  if (lane != 0) return;
+  const bool excludes = rule.exclude >= 0 && rule.exclude < p.search.m;
+  p.classes[i] = {own_begin, own_end, target_begin, rule.has_target ? target_end : target_begin,
+                  excludes ? p.place[rule.exclude] : -1};
+  if (i == 0) *p.closed = closed;
+}
+
 // A row before its screen.
 template <class Op>
 TLA_DEVICE void begin_row(const LargeParams& p, int64_t i) {
   const SearchParams& s = p.search;
   const Side side = p.anchor[i];
+  if (p.order != nullptr) find_classes(p, i);
   if (s.semihard()) {
     const float bound = nearest_positive<Op, float>(s, i);
     double limit = 1.0 - bound, slack = 0x1p-22;

@@ -14,14 +14,14 @@ namespace {
 std::tuple<Tensor, Tensor> mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels,
                                 std::optional<Tensor> positive, std::optional<Tensor> target_labels,
                                 std::optional<Tensor> exclude, std::optional<Tensor> uniform, std::string metric,
-                                std::string mining, bool same_class, bool fast) {
+                                std::string mining, bool same_class, bool fast, std::string screens) {
   const Device device(anchor);
   SearchSetup setup(device, anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
                     parse_metric(metric), parse_mining(mining), same_class, /*loss=*/false, /*squares=*/false);
   const int64_t b = anchor.size(0);
   Tensor distance = empty(anchor, {b}, result_type(anchor)), index = empty(anchor, {b}, ScalarType::Long);
-  if (takes_large(setup)) {
-    mine_large(device, anchor, setup, fast, distance, index);
+  if (const Screen screen = screen_of(device, setup, screens); screen != Screen::kTiles) {
+    mine_large(device, anchor, candidate_labels, setup, screen, fast, distance, index);
     return {distance, index};
   }
   setup.allocate(anchor);

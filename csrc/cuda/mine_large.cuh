@@ -1,31 +1,33 @@
 // mine for large problems: pack, screen on the matrix unit, rescore. The anchors x candidates matrix is never whole.
 #pragma once
 
+#include "../common/plan_large.h"
 #include "rescore.cuh"
 #include "screen.cuh"
 #include "screen_scores.cuh"
 
 namespace tla::cuda {
 
-// Workspace of a search, in bytes.
-struct LargeBytes {
-  int64_t packed_candidates, packed_anchor, candidates, anchor, limits, best, count, keys, list, redone, rescored,
-      scores;
-};
-inline LargeBytes large_bytes(const LargePlan& plan, const SearchParams& s) {
-  const int64_t rows = plan.anchor_chunk, lists = rows * s.slots();
-  return {s.m * plan.padded * 2,
-          rows * plan.padded * 2,
-          s.m * static_cast<int64_t>(sizeof(Side)),
-          rows * static_cast<int64_t>(sizeof(Side)),
-          s.semihard() ? 3 * rows * 4 : 0,
-          lists * 4,
-          lists * 4,
-          lists * 8,
-          lists * plan.capacity * static_cast<int64_t>(sizeof(Entry)),
-          (rows + 1) * 4,
-          rows * 4,
-          plan.in_memory ? rows * plan.candidate_chunk * 4 : 0};
+// Calls f(pointer, count) for every array of a search's workspace, but for what a BLAS multiplies.
+template <class F>
+void each_array(LargeParams& p, const LargePlan& plan, const F& f) {
+  const SearchParams& s = p.search;
+  const int64_t rows = plan.anchor_chunk, lists = rows * s.slots(), limits = s.semihard() ? rows : 0;
+  f(p.candidates, s.m);
+  f(p.anchor, rows);
+  f(p.place, s.labels.exclude != nullptr ? s.m : 0);
+  f(p.classes, rows);
+  f(p.closed, 1);
+  f(p.positive, limits);
+  f(p.surely, limits);
+  f(p.maybe, limits);
+  f(p.best, lists);
+  f(p.count, lists);
+  f(p.keys, lists);
+  f(p.list, lists * plan.capacity);
+  f(p.redone, rows);
+  f(p.redone_count, 1);
+  f(p.rescored, plan.keep_counts ? s.b : rows);
 }
 
 template <class F>
@@ -40,21 +42,22 @@ void with_slots(const SearchParams& s, const F& f) {
   s.semihard() ? targets.template operator()<true>() : targets.template operator()<false>();
 }
 
-// `p` is of all anchors, with its workspace for one chunk of them. multiply(anchors, first, columns) puts the products
-// of the packed anchors with packed candidates [first, first + columns) somewhere, row by row, and says where.
+// `p` is of all anchors, with the order of its pool, and its workspace for one chunk of them. multiply(anchors, first,
+// columns) puts the products of the packed anchors with packed candidates [first, first + columns) somewhere, row by
+// row, and says where.
 template <class Launch, class Multiply>
 void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Launch& launch, const Multiply& multiply) {
   const SearchParams all = p.search;
   const auto warps = [&](int64_t rows) { return plan_warps(rows, gpu); };
-  const auto pack = [&](const Rows& rows, int64_t count, const uint16_t* to, const Side* sides) {
-    const PackParams packing{
-        rows, count, all.d, p.padded, all.metric, !p.fast, const_cast<uint16_t*>(to), const_cast<Side*>(sides)};
+  const auto pack = [&](const Rows& rows, int64_t count, const int64_t* order, int* place, uint16_t* to, Side* sides) {
+    const PackParams packing{rows, count, all.d, p.padded, all.metric, !p.fast, order, place, to, sides};
     if (count > 0) launch(pack_kernel, warps(count), packing);
   };
   p.padded = plan.padded;
   p.capacity = plan.capacity;
   p.error = p.fast ? ScoreError{0, 0} : score_error(all.metric, all.d, p.padded);
-  pack(all.candidates, all.m, p.packed_candidates, p.candidates);
+  pack(all.candidates, all.m, p.order, all.labels.exclude != nullptr ? p.place : nullptr, p.packed_candidates,
+       p.candidates);
   for (int64_t first = 0; first < all.b; first += plan.anchor_chunk) {
     LargeParams part = p;
     part.search = anchors_of(all, first, std::min(plan.anchor_chunk, all.b - first));
@@ -62,11 +65,11 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
     part.index += first;
     part.rescored += plan.keep_counts ? first : 0;
     const int64_t rows = part.search.b;
-    pack(part.search.anchor, rows, p.packed_anchor, p.anchor);
+    pack(part.search.anchor, rows, nullptr, nullptr, p.packed_anchor, p.anchor);
     with_screened_metric(all.metric, [&]<class Op>() { launch(begin_rows_kernel<Op>, warps(rows), part); });
-    if (!plan.in_memory && all.m > 0)
+    if (plan.screen == Screen::kMma && all.m > 0)
       launch(screen_kernel, LaunchShape{ceil_div(rows, ScreenTile::kRows) * ceil_div(all.m, ScreenTile::kRows)}, part);
-    for (part.first = 0; plan.in_memory && part.first < all.m; part.first += plan.candidate_chunk) {
+    for (part.first = 0; plan.screen == Screen::kBlas && part.first < all.m; part.first += plan.candidate_chunk) {
       part.columns = static_cast<int>(std::min(plan.candidate_chunk, all.m - part.first));
       part.stride = part.columns;
       part.scores = multiply(rows, part.first, part.columns);

@@ -20,6 +20,9 @@ struct PackParams {
   int d, padded;  // columns, and with zeros
   Metric metric;
   bool measure;  // or leave residuals at 0
+  // Which row stands at t, null for row t; and where each row stands, null where nobody asks.
+  const int64_t* order;
+  int* place;
   uint16_t* to;  // (count, padded)
   Side* sides;   // (count)
 };
@@ -29,7 +32,9 @@ constexpr int kPackedExponent = 14;
 
 TLA_DEVICE float power_of_two(int exponent) { return from_bits(static_cast<uint32_t>(exponent + 127) << 23); }
 
-TLA_DEVICE void pack_row(const PackParams& p, int64_t i) {
+TLA_DEVICE void pack_row(const PackParams& p, int64_t t) {
+  const int64_t i = p.order != nullptr ? p.order[t] : t;
+  if (p.place != nullptr && lane_id() == 0) p.place[i] = static_cast<int>(t);
   const bool cosine = is_cosine(p.metric);
   const float x2 = warp_sums<Dot, float>(p.rows, i, p.rows, i, p.d).x2;
   // The range in which sums_hold takes float's sums.
@@ -63,7 +68,7 @@ TLA_DEVICE void pack_row(const PackParams& p, int64_t i) {
       const float rest = x.at[n] - half_to_float(packed.at[n]);
       sum = fused(rest, rest, sum);
     }
-    *reinterpret_cast<Pack<uint16_t, 4>*>(p.to + i * p.padded + k) = packed;
+    *reinterpret_cast<Pack<uint16_t, 4>*>(p.to + t * p.padded + k) = packed;
     lost += sum;
   }
   lost = warp_total(lost);
@@ -76,7 +81,7 @@ TLA_DEVICE void pack_row(const PackParams& p, int64_t i) {
                     (cosine ? 0x1p-23f : 1e-18f * std::sqrt(static_cast<float>(p.d)));
   side.norm = (cosine ? 1.001f : 1.001f * std::sqrt(x2)) + side.residual;
   if (odd) side = {weight, 0, from_bits(Key<float>::kNaN), 0};
-  p.sides[i] = side;
+  p.sides[t] = side;
 }
 
 TLA_KERNEL(kThreads, 4) pack_kernel(const PackParams p) {

@@ -37,7 +37,8 @@ TLA_DEVICE void rescore_row(const LargeParams& p, int64_t i) {
       const bool there = n + lane_id() < listed;
       const Entry entry = there ? p.list[at * p.capacity + n + lane_id()] : Entry{0, 0};
       for (unsigned left = ballot(there && !(entry.upper < best)); left != 0; left &= left - 1) {
-        const int64_t j = shuffle(entry.column, first_set(left));
+        const int64_t column = shuffle(entry.column, first_set(left));
+        const int64_t j = p.order != nullptr ? p.order[column] : column;
         const float distance = warp_pair<Op, float>(s.metric, s.anchor, i, s.candidates, j, s.d).distance;
         ++looked_at;
         const bool farther = p.fast || far || !s.semihard() || !(distance <= p.positive[i]);

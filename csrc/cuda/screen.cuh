@@ -17,19 +17,17 @@ struct ScreenTile {
 
 // A row of a tile, as one slot's pass over its scores takes it.
 struct TileAnchor {
-  int64_t label;  // of the candidates it looks for, or avoids
-  float scale;    // of products, to scores
-  float error;    // the largest of the tile's pairs
+  Allowed allowed;
+  float scale;  // of products, to scores
+  float error;  // the largest of the tile's pairs
   float surely, maybe;
-  int exclude;  // column in the tile
   bool live;
 };
-struct alignas(16) TileCandidate {
-  int64_t label;
-  float weight, offset;  // NaN: nothing is known of it; -infinity: nobody may pick it
+struct alignas(8) TileCandidate {
+  float weight, offset;  // NaN: nothing is known of it
 };
 
-struct Screen {
+struct ScreenBlock {
   using S = ScreenTile;
   const LargeParams& p;
   int64_t first_a, first_c;
@@ -122,12 +120,12 @@ struct Screen {
     const int t = thread_id();
     const int64_t j = first_c + t, i = first_a + t;
     const bool negated = p.negated(far);
-    TileCandidate c{kNeverLabel, 0, -from_bits(Key<float>::kInfinity)};
+    TileCandidate c{0, 0};
     Side most{0, 0, 0, 0};
-    if (j < s.m && s.labels.pool[j] != kNeverLabel) {
+    if (j < s.m) {
       const Side side = p.candidates[j];
       const bool known = comparable(side);
-      c = {s.labels.pool[j], side.weight, known ? (negated ? 0.5f : -0.5f) * side.square : side.residual};
+      c = {side.weight, known ? (negated ? 0.5f : -0.5f) * side.square : side.residual};
       if (known) most = side;
     }
     candidates()[t] = c;
@@ -140,19 +138,16 @@ struct Screen {
       most.residual = other.residual > most.residual ? other.residual : most.residual;
       most.square = other.square > most.square ? other.square : most.square;
     }
-    TileAnchor a{0, 0, 0, 0, 0, -1, false};
+    TileAnchor a{{}, 0, 0, 0, 0, false};
     if (i < s.b) {
       const Side side = p.anchor[i];
-      const Rule rule(s, i);
-      a.live = comparable(side) && (!wanted || rule.has_target);
-      a.label = wanted ? rule.target : rule.own;
+      a.live = comparable(side);
+      a.allowed = allowed_of(p, i, wanted);
       a.scale = negated ? -side.weight : side.weight;
       a.error = RowError(p, side).of(p, most);
       const bool near = s.semihard() && !far;
       a.surely = near ? p.surely[i] : from_bits(Key<float>::kInfinity);
       a.maybe = near ? p.maybe[i] : from_bits(Key<float>::kInfinity);
-      const int64_t column = rule.exclude - first_c;
-      if (column >= 0 && column < S::kRows) a.exclude = static_cast<int>(column);
     }
     anchors()[t] = a;
     block_sync();
@@ -161,17 +156,17 @@ struct Screen {
   // What a lane has of a slot's candidates: columns lane and lane + 32 of its warp's 64.
   struct Columns {
     TileCandidate at[2];
-    bool equal, angular;
+    int first;
+    bool angular;
 
     // Calls f(score, n) where the slot allows a row its pair with column n.
     template <class F>
-    TLA_DEVICE void scores(const TileAnchor& a, const float* products, int first, const F& f) const {
+    TLA_DEVICE void scores(const TileAnchor& a, const float* products, const F& f) const {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        const int column = first + n * kWarp + lane_id();
         const float product = products[n * kWarp + lane_id()];
         const float score = (angular ? std::fabs(product) : product) * a.scale * at[n].weight + at[n].offset;
-        if ((at[n].label == a.label) == equal && column != a.exclude) f(score, n);
+        if (a.allowed(first + n * kWarp)) f(score, n);
       }
     }
   };
@@ -186,7 +181,7 @@ struct Screen {
     for (int r = 0; r < 16; ++r) {
       const TileAnchor a = anchors()[row + r];
       float most = -FLT_MAX;
-      columns.scores(a, products + r * S::kStaged, column_of_warp(), [&](float score, int) {
+      columns.scores(a, products + r * S::kStaged, [&](float score, int) {
         if (score > most && score < a.surely - a.error) most = score;
       });
       most = warp_greatest(most);
@@ -202,10 +197,10 @@ struct Screen {
     for (int r = 0; r < 16; ++r) {
       const TileAnchor a = anchors()[row + r];
       const float low = from_bits(out_of_order(shuffle(best, r))) - a.error;
-      columns.scores(a, products + r * S::kStaged, column_of_warp(), [&](float score, int n) {
+      columns.scores(a, products + r * S::kStaged, [&](float score, int n) {
         // Negated, so that NaN passes.
         if (a.live && !(score < low) && !(score >= a.maybe + a.error))
-          push(slot, row + r, score + a.error, column_of_warp() + n * kWarp + lane_id());
+          push(slot, row + r, score + a.error, columns.first + n * kWarp);
       });
     }
   }
@@ -214,7 +209,7 @@ struct Screen {
     const int64_t at = p.at(slot, first_a + row);
     const uint32_t listed = atomic_add(&p.count[at], 1u);
     if (listed < static_cast<uint32_t>(p.capacity))
-      p.list[at * p.capacity + listed] = {upper, static_cast<uint32_t>(first_c + column)};
+      p.list[at * p.capacity + listed] = {upper, static_cast<uint32_t>(column)};
     else  // the row is redone: nothing more of it is listed
       atomic_max(&p.best[at], in_order(Key<float>::kInfinity));
   }
@@ -223,7 +218,7 @@ struct Screen {
     prepare(wanted, far);
     const int first = column_of_warp() + lane_id();
     const Columns columns{{candidates()[first], candidates()[first + kWarp]},
-                          wanted || p.search.same_class,
+                          static_cast<int>(first_c) + first,
                           p.search.metric == Metric::kAngular};
     // Registers hold products of 16 x 8 in pairs of a row: through shared memory a row comes to a warp.
 #pragma unroll
@@ -253,7 +248,7 @@ TLA_KERNEL(kThreads, 2) screen_kernel(const LargeParams p) {
   const int height = tiles_a - first < S::kGroup ? tiles_a - first : S::kGroup;
   const int rest = block_id() - first * tiles_c;
   float acc[4][8][4] = {};
-  const Screen screen{p, int64_t{first + rest % height} * S::kRows, int64_t{rest / height} * S::kRows, memory, acc};
+  const ScreenBlock screen{p, int64_t{first + rest % height} * S::kRows, int64_t{rest / height} * S::kRows, memory, acc};
   screen.multiply();
 #pragma unroll 1
   for (int slot = 0; slot < s.slots(); ++slot) screen.pass(slot > s.semihard(), s.semihard() && slot % 2 == 1);

@@ -12,7 +12,7 @@ TLA_DEVICE void screen_row(const LargeParams& p, int64_t i) {
   const Side side = p.anchor[i];
   if (!comparable(side)) return;
   const RowError error(p, side);
-  const Rule rule(s, i);
+  const Allowed others = allowed_of(p, i, false), of_target = allowed_of(p, i, true);
   const float surely = kSemihard ? p.surely[i] : 0, maybe = kSemihard ? p.maybe[i] : 0;
   float best[kSlots];
   uint32_t count[kSlots];
@@ -31,12 +31,12 @@ TLA_DEVICE void screen_row(const LargeParams& p, int64_t i) {
       wanted[n] = other[n] = false;
       score[n] = off[n] = 0;
       if (at >= p.columns) continue;
-      const int64_t j = p.first + at, label = s.labels.pool[j];
-      const Side y = p.candidates[j];
+      const int column = static_cast<int>(p.first) + at;
+      const Side y = p.candidates[column];
       score[n] = score_of(s.metric, p.scores[i * p.stride + at], side.weight, y);
       off[n] = error.of(p, y);
-      other[n] = rule.other(j, label);
-      wanted[n] = kTargets && rule.wanted(j, label);
+      other[n] = others(column);
+      wanted[n] = kTargets && of_target(column);
     }
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {

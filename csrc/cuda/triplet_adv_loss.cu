@@ -11,13 +11,11 @@
 namespace tla::cuda {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_adv_loss(Tensor anchor, Tensor positive, Tensor candidates,
-                                                            Tensor labels, Tensor candidate_labels,
-                                                            std::optional<Tensor> target_labels,
-                                                            std::optional<Tensor> exclude,
-                                                            std::optional<Tensor> uniform, double margin, double weight,
-                                                            double norm_weight, std::string metric, std::string mining,
-                                                            std::string norm, std::string reduction, bool fast) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_adv_loss(
+    Tensor anchor, Tensor positive, Tensor candidates, Tensor labels, Tensor candidate_labels,
+    std::optional<Tensor> target_labels, std::optional<Tensor> exclude, std::optional<Tensor> uniform, double margin,
+    double weight, double norm_weight, std::string metric, std::string mining, std::string norm, std::string reduction,
+    bool fast, std::string screens) {
   const Device device(anchor);
   const TripletOptions options = triplet_options(margin, weight, norm_weight, metric, norm, reduction);
   SearchSetup setup(device, anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
@@ -27,8 +25,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_adv_loss(Tensor anchor, Tenso
   Tensor loss = options.reduction == Reduction::kNone ? empty(anchor, {b}, type) : empty(anchor, {}, type);
   Tensor index = empty(anchor, {b}, ScalarType::Long), negative_distance = empty(anchor, {b}, type),
          positive_distance = empty(anchor, {b, k}, type);
-  if (takes_large(setup)) {
-    mine_large(device, anchor, setup, fast, negative_distance, index);
+  if (const Screen screen = screen_of(device, setup, screens); screen != Screen::kTiles) {
+    mine_large(device, anchor, candidate_labels, setup, screen, fast, negative_distance, index);
     const Tensor rows = empty(anchor, {b}, ScalarType::Double);
     Arrays arrays;
     const TripletLossParams params{triplets_of(arrays, anchor, positive, candidates, std::nullopt, index),

@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <deque>
+#include <numeric>
+
 #include "../../csrc/cuda/mine_large.cuh"
 #include "runner.h"
 
@@ -6,32 +10,32 @@ namespace tla::simt {
 void run_mine_large(const Problem& p) {
   const SearchRun search(p, p.flag("same_class"), /*loss=*/false, /*with_squares=*/false);
   const cuda::SearchParams& s = search.params;
-  LargePlan plan = plan_large(s.b, s.m, s.d, p.gpu());
-  plan.in_memory = p.flag("in_memory");
+  LargePlan plan = plan_large({s.b, s.m, s.d}, parse_screen(p.text("screen")));
   plan.anchor_chunk = std::max<int64_t>(1, std::min(p.integer("anchor_chunk"), s.b));
   plan.candidate_chunk = std::max<int64_t>(1, std::min(p.integer("candidate_chunk"), s.m));
   plan.capacity = static_cast<int>(p.integer("capacity"));
   plan.keep_counts = true;
-  const cuda::LargeBytes bytes = cuda::large_bytes(plan, s);
-  uint64_t seed = p.seed();
-  const auto workspace = [&](int64_t size) { return Buffer::output(size, ++seed); };
-  const Buffer packed_candidates = workspace(bytes.packed_candidates), packed_anchor = workspace(bytes.packed_anchor),
-               candidates = workspace(bytes.candidates), anchor = workspace(bytes.anchor),
-               limits = workspace(bytes.limits), best = workspace(bytes.best), count = workspace(bytes.count),
-               list = workspace(bytes.list), keys = workspace(bytes.keys), redone = workspace(bytes.redone);
-  const Array distance = new_array("float32", {s.b}, p.seed() + 4), index = new_array("int64", {s.b}, p.seed() + 5),
-              rescored = new_array("int32", {s.b}, p.seed() + 6);
-
   cuda::LargeParams q;
   q.search = s;
   q.fast = p.flag("fast");
-  q.packed_anchor = packed_anchor.as<uint16_t>(), q.packed_candidates = packed_candidates.as<uint16_t>();
-  q.anchor = anchor.as<cuda::Side>(), q.candidates = candidates.as<cuda::Side>();
-  q.positive = limits.as<float>(), q.surely = q.positive + plan.anchor_chunk, q.maybe = q.surely + plan.anchor_chunk;
-  q.best = best.as<uint32_t>(), q.count = count.as<uint32_t>();
-  q.list = list.as<cuda::Entry>();
-  q.keys = keys.as<uint64_t>();
-  q.redone_count = redone.as<uint32_t>(), q.redone = q.redone_count + 1;
+  uint64_t seed = p.seed();
+  std::deque<Buffer> arrays;
+  const auto allocate = [&]<class T>(T*& array, int64_t count) {
+    arrays.push_back(Buffer::output(count * sizeof(T), ++seed));
+    array = arrays.back().as<T>();
+  };
+  cuda::each_array(q, plan, allocate);
+  allocate(q.packed_anchor, plan.anchor_chunk * plan.padded);
+  allocate(q.packed_candidates, s.m * plan.padded);
+  std::vector<int64_t> order(s.m), sorted_labels(s.m);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t x, int64_t y) { return s.labels.pool[x] < s.labels.pool[y]; });
+  for (int64_t t = 0; t < s.m; ++t) sorted_labels[t] = s.labels.pool[order[t]];
+  const Buffer orders = Buffer::input(order.data(), 8 * s.m), sorted = Buffer::input(sorted_labels.data(), 8 * s.m);
+  q.order = orders.as<int64_t>(), q.sorted_labels = sorted.as<int64_t>();
+  const Array distance = new_array("float32", {s.b}, p.seed() + 4), index = new_array("int64", {s.b}, p.seed() + 5),
+              rescored = new_array("int32", {s.b}, p.seed() + 6);
   q.rescored = rescored.memory.as<uint32_t>();
   q.distance = distance.memory.as<float>();
   q.index = index.memory.as<int64_t>();
