@@ -30,7 +30,7 @@ def _kernels_whatever_the_self_test_says():
     """Tests try the kernels: an operator that the self-test leaves out would run plain PyTorch."""
     if "cuda" in DEVICES:
         for index in range(torch.cuda.device_count()):
-            _dispatch._tables[index] = frozenset(_dispatch.OPERATORS)
+            _dispatch._tables[index] = frozenset(_dispatch.OPERATORS + _dispatch.SCREENS)
 
 
 @pytest.fixture(autouse=True)

@@ -345,7 +345,7 @@ def test_the_self_test_may_wait(monkeypatch):
     with no_waiting():
         tla_ops.mine_negatives(*problem.mine)
         assert torch.cuda.get_sync_debug_mode() == 2
-    assert _dispatch._tables[problem.anchor.device.index] == frozenset(_dispatch.OPERATORS)
+    assert _dispatch._tables[problem.anchor.device.index] >= frozenset(_dispatch.OPERATORS)
 
 
 HOOK = """

@@ -1,8 +1,10 @@
 """The plan of a search covers every pair exactly once, within its limits, for any problem."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tla_ops import _dispatch
 from tla_ops._build_info import (
     plan_backward,
     plan_cdist,
@@ -123,29 +125,44 @@ def test_the_papers_size_fills_an_h200():
         assert plan["blocks"] >= min(132, 8 * plan["tiles_m"])
 
 
-@given(sizes, sizes, st.integers(1, 5000), st.sampled_from([4, 8]), st.booleans(), gpus)
-def test_large_problems_are_screened_in_bounded_memory(b, m, d, size, product, gpu):
-    plan = plan_large(b, m, d, size, product, *gpu[:2])
-    assert (plan is not None) == (product and size == 4 and b >= 64 and b * m * d >= 2**31)
-    if plan is None:
+ALL_SCREENS = " ".join(_dispatch.SCREENS)
+choices = st.lists(st.sampled_from(_dispatch.SCREENS), unique=True).map(" ".join)
+
+
+@given(sizes, sizes, st.integers(1, 8192), st.sampled_from([4, 8]), st.booleans(), choices, gpus)
+def test_large_problems_are_screened_in_bounded_memory(b, m, d, size, product, screens, gpu):
+    plan = plan_large(b, m, d, size, product, screens, *gpu[:2])
+    if plan["screen"] == "tiles":
+        large = product and size == 4 and b >= 64 and b * m * d >= 2**31
+        assert not (large and screens)
         return
+    assert plan["screen"] in screens.split()
     assert d <= plan["padded"] < d + 64
     assert plan["padded"] % 64 == 0
     assert 1 <= plan["anchor_chunk"] <= b
     assert 1 <= plan["candidate_chunk"] <= m
     # Of four bytes; and lists of eight for each of at most four slots.
-    products = 4 * plan["anchor_chunk"] * plan["candidate_chunk"] if plan["in_memory"] else 0
+    products = 4 * plan["anchor_chunk"] * plan["candidate_chunk"]
     lists = 4 * 8 * plan["anchor_chunk"] * plan["capacity"]
-    assert products + lists <= 64 * 2**20
+    assert lists + products * (plan["screen"] == "blas") <= 64 * 2**20
     # A block a tile of 128 x 128.
     assert (plan["anchor_chunk"] // 128 + 1) * (m // 128 + 1) < 2**31
 
 
 def test_the_papers_sizes_are_not_large():
-    assert plan_large(50, 2000, 640, 4, True, 132, 90) is None
-    assert plan_large(50, 10**6, 640, 4, True, 132, 90) is None
-    assert plan_large(65536, 65536, 1024, 4, True, 132, 90)["in_memory"]
-    assert not plan_large(65536, 65536, 1024, 4, True, 108, 80)["in_memory"]
+    assert plan_large(50, 2000, 640, 4, True, ALL_SCREENS, 132, 90)["screen"] == "tiles"
+    for screens, gpu, screen in [
+        ("mma blas", (132, 90), "blas"), ("mma blas", (108, 80), "mma"), ("mma", (132, 90), "mma"),
+        ("blas", (108, 80), "blas"), ("", (132, 90), "tiles"),
+    ]:  # fmt: skip
+        assert plan_large(65536, 65536, 1024, 4, True, screens, *gpu)["screen"] == screen
+    with pytest.raises(ValueError, match="unknown screen: cublas"):
+        plan_large(65536, 65536, 1024, 4, True, "mma cublas", 132, 90)
+
+
+def test_columns_are_counted_in_int():
+    for m, screen in ((2**31 - 1, "blas"), (2**31, "tiles")):
+        assert plan_large(64, m, 640, 4, True, ALL_SCREENS, 132, 90)["screen"] == screen
 
 
 @given(st.integers(0, 1 << 40), st.sampled_from([4, 8]), gpus)

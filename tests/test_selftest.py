@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,11 +16,10 @@ from helpers import generator, make_problem, same_bits
 import tla_ops
 from tla_ops import _build_info, _dispatch, _library, ops, reference
 from tla_ops._selftest_problems import problems
-from tla_ops.selftest import METRICS, OPTIONS, run
-from tla_ops.types import OperatorCheck
+from tla_ops.selftest import OPTIONS, run
 
 MODULE = sys.modules["tla_ops.selftest"]  # tla_ops.selftest is the function
-OPERATORS = _dispatch.OPERATORS
+OPERATORS, SCREENS = _dispatch.OPERATORS, _dispatch.SCREENS
 CPU = torch.device("cpu")
 
 
@@ -252,33 +252,52 @@ def test_a_broken_operator_is_found(fault, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mine", "triplet_adv_loss"])
-def test_large_problems_give_what_a_few_rows_do(name, monkeypatch):
-    cpu, size = torch.device("cpu"), (64, 256, 24)
-    MODULE._large(name, cpu, size)
-    right = getattr(ops, name)
+def test_a_screen_must_give_what_tiles_do(name, monkeypatch):
+    size = (64, 256, 24)
+    assert MODULE._screen("blas", CPU, size) == 7
+    right, seen = getattr(ops, name), []
 
-    def wrong(anchor, *rest):
-        out = list(right(anchor, *rest))
-        if len(anchor) == 64:
+    def wrong(*arguments):
+        out = list(right(*arguments))
+        seen.append(arguments[-1])
+        if arguments[-1] == "blas":
             out[1] = out[1].clone()
             out[1][60] = (out[1][60] + 1) % 256
         return tuple(out)
 
     monkeypatch.setattr(ops, name, wrong)
-    with pytest.raises(MODULE.Disagreement, match="few rows at a time"):
-        MODULE._large(name, cpu, size)
+    with pytest.raises(MODULE.Disagreement, match="not what tiles give"):
+        MODULE._screen("blas", CPU, size)
+    assert seen == ["blas", ""]
 
 
-def test_a_large_problem_that_fails_fails_the_operator(monkeypatch):
-    def fail(*_):
-        raise MODULE.Disagreement("no")
+def test_a_screen_that_fails_is_left_out_alone(monkeypatch):
+    def fail(screen, *_):
+        if screen == "blas":
+            raise RuntimeError("CUDA error: an illegal memory access\nmore")
+        return 7
 
-    before = OperatorCheck(True, 7, 0.5, None)
-    monkeypatch.setattr(MODULE, "_large", fail)
-    assert not MODULE._check_large("mine", torch.device("cpu"), before).passed
-    monkeypatch.setattr(MODULE, "_large", lambda *_: None)
-    after = MODULE._check_large("mine", torch.device("cpu"), before)
-    assert after == before._replace(problems=8)
+    monkeypatch.setattr(MODULE, "_screen", fail)
+    monkeypatch.setattr(MODULE, "_takes", lambda device, screen: screen != "wgmma")
+    report = run(CPU, OPERATORS + SCREENS)
+    assert report.failed == {"blas": "RuntimeError: CUDA error: an illegal memory access"}
+    assert set(report.passed) == {*OPERATORS, *SCREENS} - {"blas", "wgmma"}
+    # Nothing is compared with tiles that are wrong themselves.
+    monkeypatch.setattr(ops, "mine", lambda *_: broken())
+    assert set(run(CPU, OPERATORS + SCREENS).operators) == set(OPERATORS)
+
+
+def test_screens_are_told_to_operators(monkeypatch):
+    x = SimpleNamespace(device=torch.device("cuda", 3))
+    monkeypatch.setattr(_dispatch, "_tables", {3: frozenset({"mine", "mma", "blas"})})
+    assert _dispatch.screens(x) == "blas mma"
+    assert _dispatch.screens(torch.zeros(1)) == ""
+    monkeypatch.setattr(_dispatch, "_tables", {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_dispatch, "_verified", lambda index: frozenset({"mine", "mma"}))
+    assert _dispatch.screens(x) == "mma"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _dispatch.screens(x) == ""
 
 
 def test_an_operator_can_be_tested_alone():
@@ -379,7 +398,7 @@ def guarded(monkeypatch):
 def test_the_first_call_runs_the_self_test_once(guarded):
     for name in FUNCTIONS:
         assert not guarded.plain(name)
-    assert guarded.tests == [list(OPERATORS)]
+    assert guarded.tests == [list(OPERATORS + SCREENS)]
 
 
 def test_a_trusted_device_runs_none(monkeypatch):
@@ -492,13 +511,13 @@ def test_only_what_hardware_has_not_verified_is_tested(guarded):
     assert plain == {name: not needs <= verified for name, needs in FUNCTIONS.items()}
     guarded.capturing(False)
     assert not any(guarded.plain(name) for name in FUNCTIONS)
-    assert guarded.tests == [["triplet_adv_loss", "triplet_loss"]]
+    assert guarded.tests == [["triplet_adv_loss", "triplet_loss", *SCREENS]]
 
 
 def test_evidence_of_other_hardware_does_not_count(guarded):
     guarded.verify(*OPERATORS, device=(8, 6))
     assert not guarded.plain("cdist")
-    assert guarded.tests == [list(OPERATORS)]
+    assert guarded.tests == [list(OPERATORS + SCREENS)]
 
 
 def test_an_explicit_self_test_outweighs_the_evidence(guarded):

@@ -49,7 +49,9 @@ def test_bits_of_the_tile_search(simt, kind, metric, screen):
     y, cy, exclude, targets = labels(b, m, first)
     plan = {"screen": screen, **CHUNKS[first % 3]}
     # Half of the searches here, half with the other screen; one of them in the slower builds.
-    half = list(enumerate(minings(c, b, exclude, targets)))[(first + SCREENS.index(screen)) % 2 :: 2]
+    half = list(enumerate(minings(c, b, exclude, targets)))[
+        (first + SCREENS.index(screen)) % 2 :: 2
+    ]
     for n, more in half if simt.flavour == "plain" else half[first % 3 :: 3]:
         gpu = GPUS["few" if n % 2 else "cluster"]
         check(simt, (a, c, y, cy), seed=n, metric=metric, plan=plan, gpu=gpu, **more)

@@ -22,11 +22,15 @@ from .types import SelfTestReport
 OPERATORS = ("cdist", "mine", "triplet_adv_loss", "triplet_loss")
 """What is tested and left out as one: an operator together with its backward."""
 
+SCREENS = ("blas", "mma")
+"""The ways a large CUDA search may go (``csrc/common/plan_large.h``), each tested by itself."""
+
 _TRUSTED = ("cpu", "meta")
 """Device types that need no self-test. Tests take "cpu" out, which then goes the way CUDA goes."""
 
 _tables: dict[int | None, frozenset[str]] = {}
-"""By device index: the operators that may run there. The one state that outlives a call."""
+"""By device index: the operators and screens that may run there. The one state that outlives a
+call."""
 _lock = threading.Lock()
 _warned: set[str] = set()
 
@@ -49,8 +53,25 @@ def has_kernels(x: Tensor, *operators: str) -> bool:
     return table.issuperset(operators)
 
 
+def screens(x: Tensor) -> str:
+    """The screens that compiled operators may use for this tensor, which `has_kernels` let in."""
+    if x.device.type != "cuda":
+        return ""
+    table = _tables.get(x.device.index)
+    if table is None:
+        return _verified_screens(x.device.index)
+    return " ".join([name for name in SCREENS if name in table])
+
+
+@torch.compiler.assume_constant_result
+def _verified_screens(index: int | None) -> str:
+    if not torch.cuda.is_available():
+        return ""  # a fake tensor
+    return " ".join(sorted(_verified(index).intersection(SCREENS)))
+
+
 def remember(report: SelfTestReport) -> None:
-    """Let the operators that passed run on the report's device, and leave out those that failed."""
+    """Let what passed run on the report's device, and leave out what failed."""
     device = torch.device(report.device)
     if device.type not in _TRUSTED:
         with _lock:
@@ -86,7 +107,7 @@ def _first_use(kind: str, index: int | None, operators: tuple[str, ...], compili
 
     with _lock:
         if index not in _tables:
-            untested = [name for name in OPERATORS if name not in verified]
+            untested = [name for name in OPERATORS + SCREENS if name not in verified]
             _remember(index, verified, run(device, untested))
         return _tables[index].issuperset(operators)
 
@@ -98,13 +119,14 @@ def _remember(index: int | None, verified: frozenset[str], report: SelfTestRepor
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         _say_once(
             f"tla_ops: CUDA kernels disagree with plain PyTorch on {report.device} "
-            f"({report.name}) and are left out, tla_ops.reference runs in their place: {reasons}"
+            f"({report.name}) and are left out, other kernels or tla_ops.reference run in their "
+            f"place: {reasons}"
         )
 
 
 @functools.cache
 def _verified(index: int | None) -> frozenset[str]:
-    """The operators that a results file shows to have passed on hardware like this device."""
+    """What a results file shows to have passed on hardware like this device."""
     capability = "{}.{}".format(*torch.cuda.get_device_capability(index))
     records = _library.build_info()["verified"]
     passed = [frozenset(r["operators"]) for r in records if r["capability"] == capability]

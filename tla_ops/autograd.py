@@ -34,6 +34,7 @@ class MineOptions(NamedTuple):
     uniform: Tensor | None
     mining: str
     fast: bool
+    screens: str
 
 
 class _NoDoubleBackward(torch.autograd.Function):
@@ -83,7 +84,7 @@ class TripletAdvLoss(torch.autograd.Function):
         output = ops.triplet_adv_loss(
             anchor, positive, candidates, labels, candidate_labels, mine.target_labels,
             mine.exclude, mine.uniform, o.margin, o.weight, o.norm_weight, o.metric, mine.mining,
-            o.norm, o.reduction, mine.fast,
+            o.norm, o.reduction, mine.fast, mine.screens,
         )  # fmt: skip
         ctx.options, ctx.sparse_grad = options, sparse_grad
         ctx.mark_non_differentiable(*output[1:])

@@ -14,6 +14,7 @@ from ._dispatch import (
     check_generator,
     has_kernels,
     is_fast,
+    screens,
     uniform_draws,
     with_positives_dim,
 )
@@ -117,7 +118,8 @@ def triplet_adv_loss(
     uniform = uniform_draws(mining, anchor, generator)
     details = autograd.TripletAdvLoss.apply(
         anchor, with_positives_dim(positive), candidates, labels, candidate_labels,
-        autograd.MineOptions(target_labels, exclude, uniform, mining, fast), options, sparse_grad,
+        autograd.MineOptions(target_labels, exclude, uniform, mining, fast, screens(anchor)),
+        options, sparse_grad,
     )  # fmt: skip
     return TripletLossDetails(*details) if return_details else details[0]
 
@@ -239,7 +241,7 @@ def batch_hard_triplet_loss(
     rest = (pool, pool, labels, labels)
     uniform = uniform_draws(positive_mining, pool, generator)
     positive_distance, positive_index = ops.mine(
-        *rest, None, None, own, uniform, metric, positive_mining, True, fast
+        *rest, None, None, own, uniform, metric, positive_mining, True, fast, screens(pool)
     )
     positive = None
     if mining == "semihard":
@@ -248,7 +250,7 @@ def batch_hard_triplet_loss(
         positive = torch.where((positive_index >= 0)[:, None], mined, torch.nan).unsqueeze(1)
     uniform = uniform_draws(mining, pool, generator)
     negative_distance, negative_index = ops.mine(
-        *rest, positive, None, None, uniform, metric, mining, False, fast
+        *rest, positive, None, None, uniform, metric, mining, False, fast, screens(pool)
     )
     loss = autograd.BatchHardTripletLoss.apply(embeddings, positive_index, negative_index, options)
     if not return_details:

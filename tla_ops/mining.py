@@ -11,6 +11,7 @@ from ._dispatch import (
     check_generator,
     has_kernels,
     is_fast,
+    screens,
     uniform_draws,
     with_positives_dim,
 )
@@ -135,5 +136,5 @@ def _mine(
         positive = with_positives_dim(positive).detach() if mining == "semihard" else None
     return ops.mine(
         anchor.detach(), candidates.detach(), labels, candidate_labels, positive, target_labels,
-        exclude, uniform, metric, mining, same_class, fast,
+        exclude, uniform, metric, mining, same_class, fast, screens(anchor),
     )  # fmt: skip

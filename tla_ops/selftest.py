@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _dispatch, _library, ops, reference
+from . import _build_info, _dispatch, _library, ops, reference
 from ._selftest_problems import METRICS, Problem, problems
 from .types import OperatorCheck, SelfTestReport
 
@@ -70,19 +70,22 @@ def selftest(device: torch.device | str | int | None = None) -> SelfTestReport:
             device = torch.device("cuda", torch.cuda.current_device())
     else:
         device = torch.device("cpu")
-    report = run(device, _dispatch.OPERATORS)
+    report = run(device, _dispatch.OPERATORS + _dispatch.SCREENS)
     _dispatch.remember(report)
     return report
 
 
-def run(device: torch.device, operators: Iterable[str]) -> SelfTestReport:
-    """Test the operators named; nothing is remembered."""
+def run(device: torch.device, names: Iterable[str]) -> SelfTestReport:
+    """Test these operators, and those of these screens that the device has use for.
+
+    Nothing is remembered.
+    """
     name, capability = platform.processor() or platform.machine(), None
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         capability = "{}.{}".format(*torch.cuda.get_device_capability(device))
     with ThreadPoolExecutor(1) as pool:
-        checks = pool.submit(_run, device, tuple(operators)).result()
+        checks = pool.submit(_run, device, tuple(names)).result()
     return SelfTestReport(str(device), name, capability, checks)
 
 
@@ -115,17 +118,20 @@ class Disagreement(Exception):
     """What is wrong with an operator's answer."""
 
 
-def _run(device: torch.device, operators: tuple[str, ...]) -> dict[str, OperatorCheck]:
+def _run(device: torch.device, names: tuple[str, ...]) -> dict[str, OperatorCheck]:
     tests: dict[str, Callable[[Problem, str, Operator], None]] = {
         "cdist": _cdist, "mine": _mine, "triplet_loss": _triplet_loss,
         "triplet_adv_loss": _triplet_adv_loss,
     }  # fmt: skip
     given = problems()
     with _on(device):
-        checks = {name: _check(tests[name], given, device) for name in operators}
-        for name in {"mine", "triplet_adv_loss"} & checks.keys():
-            if device.type == "cuda" and checks[name].passed:
-                checks[name] = _check_large(name, device, checks[name])
+        checks = {name: _check(tests[name], given, device) for name in names if name in tests}
+        searches = all(
+            checks[name].passed for name in ("mine", "triplet_adv_loss") if name in checks
+        )
+        for name in names:
+            if name in _dispatch.SCREENS and searches and _takes(device, name):
+                checks[name] = _check_screen(name, device)
     return checks
 
 
@@ -164,20 +170,33 @@ def _check(
     return OperatorCheck(True, count, operator.worst, None)
 
 
-def _check_large(name: str, device: torch.device, before: OperatorCheck) -> OperatorCheck:
+SCREENED = {"blas": (256, 8192, 1024), "mma": (256, 8192, 1024)}
+"""The size of a problem that a screen is tested by: anchors, candidates, features."""
+
+
+def _takes(device: torch.device, screen: str) -> bool:
+    """Whether the plan sends such a problem this way on this device."""
+    if device.type != "cuda":
+        return False
+    properties = torch.cuda.get_device_properties(device)
+    capability = 10 * properties.major + properties.minor
+    plan = _build_info.plan_large(
+        *SCREENED[screen], 4, True, screen, properties.multi_processor_count, capability
+    )
+    return bool(plan["screen"] == screen)
+
+
+def _check_screen(screen: str, device: torch.device) -> OperatorCheck:
     try:
-        _large(name, device)
+        return OperatorCheck(True, _screen(screen, device, SCREENED[screen]), 0.0, None)
+    # Whatever goes wrong must leave the caller with the search by tiles.
     except Exception as error:
         what = str(error).strip().partition("\n")[0]
-        return before._replace(passed=False, reason=f"{type(error).__name__}: {what} (large)")
-    return before._replace(problems=before.problems + 1)
+        return OperatorCheck(False, 0, 0.0, f"{type(error).__name__}: {what}")
 
 
-def _large(name: str, device: torch.device, size: tuple[int, int, int] = (256, 8192, 1024)) -> None:
-    """A problem that CUDA screens on the matrix unit (``plan.h``), against a few rows at a time.
-
-    Those go by tiles, which the other problems have checked, and must give the same bits.
-    """
+def _screen(screen: str, device: torch.device, size: tuple[int, int, int]) -> int:
+    """A large problem against the search by tiles, which gives the same bits; how many were."""
     B, M, D = size
     g = torch.Generator(device).manual_seed(3)
 
@@ -185,31 +204,32 @@ def _large(name: str, device: torch.device, size: tuple[int, int, int] = (256, 8
         return torch.randn(shape, generator=g, device=device, dtype=torch.float32)
 
     # Copies, and what half precision does not tell from them.
-    c = randn(M // 8, D).repeat(8, 1)
-    c[M // 2 :] += 1e-3 * randn(*c[M // 2 :].shape)
+    c = randn(-(-M // 8), D).repeat(8, 1)[:M]
+    c[M // 2 :] += 1e-3 * randn(M - M // 2, D)
     a = c[:B] + randn(B, D)
     positive = (a + 0.5 * randn(B, D)).unsqueeze(1)
-    y, cy = (torch.arange(n, device=device) % k for n, k in ((B, 7), (len(c), 9)))
+    y, cy = (torch.arange(n, device=device) % k for n, k in ((B, 7), (M, 9)))
+    exclude = torch.arange(B, device=device)
 
-    def call(i: int, count: int, metric: str, mining: str) -> tuple[Tensor, ...]:
-        rows = slice(i, i + count)
-        if name == "mine":
-            p = positive[rows] if mining == "semihard" else None
-            return ops.mine(
-                a[rows], c, y[rows], cy, p, None, None, None, metric, mining, False, False
-            )
+    def mine(metric: str, mining: str, screens: str) -> tuple[Tensor, ...]:
+        p = positive if mining == "semihard" else None
+        return ops.mine(a, c, y, cy, p, None, exclude, None, metric, mining, False, False, screens)
+
+    def loss(metric: str, mining: str, screens: str) -> tuple[Tensor, ...]:
         return ops.triplet_adv_loss(
-            a[rows], positive[rows], c, y[rows], cy, None, None, None, *OPTIONS, metric, mining,
-            "l2", "none", False,
-        )[1:]  # fmt: skip
+            a, positive, c, y, cy, None, exclude, None, *OPTIONS, metric, mining, "l2", "none",
+            False, screens,
+        )  # fmt: skip
 
-    for metric in METRICS[:3]:
-        for mining in ("hardest", "semihard"):
-            whole = call(0, B, metric, mining)
-            pieces = zip(*(call(i, 32, metric, mining) for i in range(0, B, 32)), strict=True)
-            for got, parts in zip(whole, pieces, strict=True):
-                if not torch.equal(_bytes(got), _bytes(torch.cat(parts))):
-                    raise Disagreement(f"{metric}, {mining}: not what a few rows at a time give")
+    calls = [(mine, metric, mining) for metric in METRICS[:3] for mining in ("hardest", "semihard")]
+    calls.append((loss, "angular", "hardest"))
+    for function, metric, mining in calls:
+        for got, truth in zip(
+            function(metric, mining, screen), function(metric, mining, ""), strict=True
+        ):
+            if not torch.equal(_bytes(got), _bytes(truth)):
+                raise Disagreement(f"not what tiles give ({function.__name__}, {metric}, {mining})")
+    return len(calls)
 
 
 class Operator:

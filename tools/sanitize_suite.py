@@ -66,7 +66,7 @@ def main() -> None:
     device = parser.parse_args().device
     # The kernels are to be watched whatever the self-test says of them, and not the self-test.
     for index in range(torch.cuda.device_count()):
-        _dispatch._tables[index] = frozenset(_dispatch.OPERATORS)
+        _dispatch._tables[index] = frozenset(_dispatch.OPERATORS + _dispatch.SCREENS)
     calls = sum(exercise(shape, torch.float32, device) for shape in SHAPES)
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         calls += exercise(SHAPES[1], dtype, device)
