@@ -10,7 +10,8 @@ import torch
 from helpers import DEVICES, METRICS, Problem, close, make_problem, same_bits
 
 import tla_ops
-from tla_ops import _dispatch, reference
+from tla_ops import _dispatch, ops, reference
+from tla_ops.selftest import SCREENED, _takes
 
 pytestmark = pytest.mark.skipif(
     "cuda" not in DEVICES, reason="needs a CUDA device and an installation with CUDA kernels"
@@ -55,6 +56,13 @@ def mine_step(p, **call):
     ]
 
 
+def enlarged(p):
+    """Of a size that is screened on the matrix unit."""
+    anchor, candidates = p.anchor.repeat(8, 26), p.candidates.repeat(30, 26)
+    positive = p.positive.repeat(8, 1, 26)
+    return Problem(anchor, positive, candidates, p.labels.repeat(8), p.candidate_labels.repeat(30))
+
+
 STEPS = {
     **{f"triplet_adv_loss, {m}": lambda p, m=m: adv_step(p, metric=m) for m in METRICS},
     "triplet_adv_loss, semihard": lambda p: adv_step(p, mining="semihard"),
@@ -68,6 +76,8 @@ STEPS = {
     **{f"cdist, {m}": lambda p, m=m: cdist_step(p, m) for m in METRICS},
     **{f"mine, {m}": lambda p, m=m: mine_step(p, metric=m) for m in METRICS},
     "mine, semihard": lambda p: mine_step(p, mining="semihard"),
+    "mine, large": lambda p: mine_step(enlarged(p)),
+    "triplet_adv_loss, large": lambda p: adv_step(enlarged(p).leaves()),
 }
 every_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 FEW = ["triplet_adv_loss, angular", "triplet_adv_loss, chebyshev", "batch_hard_triplet_loss"]
@@ -430,23 +440,23 @@ def test_a_pick_has_the_bits_of_cdist(size, dtype, metric):
 @pytest.mark.parametrize("metric", METRICS[:3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("mining", ["hardest", "semihard"])
-def test_a_large_search_picks_what_a_small_one_does(mining, dtype, metric):
-    """Rows by the hundred are screened on the matrix unit, a few at a time are not."""
-    p = problem_of(3, 2500, 9000, 130, dtype=dtype)
-    p.candidates[4500:] = p.candidates[:4500]
-    p.candidates[-4000:] += 1e-3 * p.candidates[:4000]
+@pytest.mark.parametrize("screen", _dispatch.SCREENS)
+def test_every_screen_picks_what_tiles_do(screen, mining, dtype, metric):
+    b, m, d = SCREENED[screen]
+    p = problem_of(3, b, m, d, dtype=dtype)
+    if not _takes(p.anchor.device, screen):
+        pytest.skip(f"this GPU's plan has no use for {screen}")
+    p.candidates[m // 2 : m // 2 * 2] = p.candidates[: m // 2]
+    p.candidates[m // 2 :] += 1e-3 * p.candidates[: m - m // 2]
     p.anchor[7, 3], p.candidates[11, 0] = torch.nan, torch.inf
 
-    def search(rows):
-        return tla_ops.mine_negatives(
-            p.anchor[rows], p.candidates, p.labels[rows], p.candidate_labels, metric=metric,
-            mining=mining, positive=p.positive[rows], precision="exact",
-        )  # fmt: skip
+    def search(screens):
+        return ops.mine(
+            *p.mine, p.positive, None, None, None, metric, mining, False, False, screens
+        )
 
-    whole = search(slice(None))
-    parts = [search(slice(i, i + 50)) for i in range(0, 2500, 50)]
-    for x, y in zip(whole, zip(*parts, strict=True), strict=True):
-        assert same_bits(x, torch.cat(y))
+    for x, y in zip(search(screen), search(""), strict=True):
+        assert same_bits(x, y)
 
 
 # Several devices

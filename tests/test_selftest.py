@@ -291,6 +291,10 @@ def test_screens_are_told_to_operators(monkeypatch):
     x = SimpleNamespace(device=torch.device("cuda", 3))
     monkeypatch.setattr(_dispatch, "_tables", {3: frozenset({"mine", "mma", "blas"})})
     assert _dispatch.screens(x) == "blas mma"
+    assert not _dispatch._blas_adds_in_half()
+    with monkeypatch.context() as setting:
+        setting.setattr(_dispatch, "_blas_adds_in_half", lambda: True)
+        assert _dispatch.screens(x) == "mma"
     assert _dispatch.screens(torch.zeros(1)) == ""
     monkeypatch.setattr(_dispatch, "_tables", {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
