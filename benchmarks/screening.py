@@ -1,0 +1,133 @@
+"""How many candidates a screen in float16 leaves to rescore, simulated: python benchmarks/screening.py
+
+The bound of docs/exactness.md on the CPU: rows are packed and multiplied as CUDA's screens do, and
+lists are filled as so many blocks would that each look at a tile of candidates at the same time.
+Counts depend on the features alone, not on a machine; nothing is timed. Writes
+benchmarks/results/simulated/screening.json, from which benchmarks/render.py makes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TILE = 128
+CAPACITY = 128
+SAMPLE = 512
+TARGET = Path(__file__).parent / "results" / "simulated" / "screening.json"
+
+
+def gaussian(rows: int, dim: int, g: torch.Generator) -> Tensor:
+    return torch.randn(rows, dim, generator=g)
+
+
+def relu(rows: int, dim: int, g: torch.Generator) -> Tensor:
+    """Features after a ReLU: their cosines crowd at 1 / pi."""
+    return torch.randn(rows, dim, generator=g).relu()
+
+
+def clusters(cosine: float) -> Callable[[int, int, torch.Generator], Tensor]:
+    """All rows near one direction, a mean cosine apart, as where an embedding collapses."""
+
+    def make(rows: int, dim: int, g: torch.Generator) -> Tensor:
+        center = torch.randn(1, dim, generator=torch.Generator().manual_seed(1))
+        center /= center.norm()
+        noise = torch.randn(rows, dim, generator=g) / dim**0.5
+        return cosine**0.5 * center + (1 - cosine) ** 0.5 * noise
+
+    return make
+
+
+def copies(rows: int, dim: int, g: torch.Generator) -> Tensor:
+    """Groups of about a hundred rows that differ by a thousandth."""
+    group = torch.randint(max(1, rows // 100), (rows,), generator=g)
+    centers = torch.randn(max(1, rows // 100), dim, generator=torch.Generator().manual_seed(2))
+    return centers[group] + 1e-3 * torch.randn(rows, dim, generator=g)
+
+
+FEATURES = {
+    "Gaussian": gaussian, "ReLU": relu, "collapsed, cosine 0.92": clusters(0.92),
+    "collapsed, cosine 0.99": clusters(0.99), "near-copies": copies,
+}  # fmt: skip
+
+
+def packed(unit: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What float16 holds of unit rows less a mean, its norms, and the norms of what rounding took."""
+    rest = unit - mean
+    half = (rest * 2**14).half().double() / 2**14
+    lost = (rest - half).norm(dim=1).float() * 1.001 + 2**-23
+    return half.float(), rest.norm(dim=1).float() * 1.001 + lost, lost
+
+
+def screen(a: Tensor, c: Tensor, streams: int) -> dict[str, Any]:
+    """What stands in the lists of angular hardest mining, and what is left by the final best."""
+    dim = a.shape[1]
+    a, c = (torch.nn.functional.normalize(rows.double()) for rows in (a, c))
+    mean = c[:: max(1, len(c) // SAMPLE)].mean(0)
+    (x, nx, rx), (y, ny, ry) = packed(a, mean), packed(c, mean)
+    unit = 1.25 * (-(-dim // 64) * 64 + 16) * 2**-23
+    fixed = 4 * (dim / 128 + 40) * 2**-24 + 2**-21
+    score = (x @ y.T + (c @ mean).float() + (a @ mean - mean @ mean).float()[:, None]).abs()
+    error = (rx[:, None] + unit * nx[:, None]) * ny + nx[:, None] * ry + fixed
+    lower, upper = score - error, score + error
+    # Tile t of every stream at the same time: a block knows what was seen before, and its own tile.
+    steps = c.shape[0] // (TILE * streams)
+    used = steps * streams * TILE
+    best = lower[:, :used].view(len(a), streams, steps, TILE).amax(3)
+    before = best.amax(1).cummax(1).values.roll(1, 1)
+    before[:, 0] = -torch.inf
+    known = torch.maximum(best, before[:, None])
+    listed = (upper[:, :used].view(len(a), streams, steps, TILE) >= known[..., None]).sum((1, 2, 3))
+    rescored = (upper >= lower.amax(1, keepdim=True)).sum(1)
+    redone = listed > CAPACITY
+    kept = rescored[~redone].double()
+    listed = listed.double()
+    return {
+        "listed_mean": float(listed.mean()),
+        "listed_p99": float(listed.quantile(0.99)),
+        "rescored_mean": float(kept.mean()) if len(kept) else None,
+        "rescored_p99": float(kept.quantile(0.99)) if len(kept) else None,
+        "redone": float(redone.double().mean()),
+    }
+
+
+def rows(anchors: int, candidates: int) -> list[dict[str, Any]]:
+    found = []
+    for dim in (640, 2048):
+        for name, make in FEATURES.items():
+            a = make(anchors, dim, torch.Generator().manual_seed(3))
+            c = make(candidates, dim, torch.Generator().manual_seed(4))
+            for streams in (1, 8):
+                found.append({
+                    "bench": "screening", "impl": "simulation", "mode": "mine_exact",
+                    "B": anchors, "M": candidates, "D": dim, "dtype": "float32", "features": name,
+                    "streams": streams, **screen(a, c, streams),
+                })  # fmt: skip
+                print(json.dumps(found[-1]), flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--anchors", type=int, default=256)
+    parser.add_argument("--candidates", type=int, default=65536)
+    parser.add_argument("--output", type=Path, default=TARGET)
+    options = parser.parse_args()
+    document = {
+        "machine": "simulated", "device": "simulated", "torch": torch.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "tile": TILE,
+        "capacity": CAPACITY, "rows": rows(options.anchors, options.candidates),
+    }  # fmt: skip
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
