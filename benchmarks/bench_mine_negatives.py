@@ -42,21 +42,20 @@ Maker = tuple[Callable[[Problem], Search], Task | None, dict[str, object]]
 
 def implementations(case: Case, device: str, only: set[str] | None) -> dict[Key, Maker]:
     """In the order in which they run. Peers stand in the rows of exact mining."""
-    makers: dict[Key, Maker] = {
-        ("mine_exact", "tla_ops"): (tla_ops_search, Task(), {}),
-        ("mine_fast", "tla_ops"): (lambda p: tla_ops_search(p, fast=True), Task(), {}),
-    }
-    for path in PATHS if device == "cuda" else ():
+    makers: dict[Key, Maker] = {}
+    if not case.slow:
+        makers["mine_exact", "tla_ops"] = tla_ops_search, Task(), {}
+        makers["mine_fast", "tla_ops"] = lambda p: tla_ops_search(p, fast=True), Task(), {}
+    for path in PATHS if device == "cuda" and not case.slow else ():
         if path != "tiles" or case.is_bank or case.products <= FEW_PRODUCTS:
             make = _path_maker(path)
             makers["mine_exact", f"tla_ops_{path}"] = (make, Task(), {"path": path})
     for impl, peer in MINING_PEERS.items():
         wanted = {
-            "compile": case.compiled,
             "copy": case.is_bank,
             "mm_float16": case.dtype == "float32" and device == "cuda",
         }
-        if wanted.get(impl, True):
+        if peer.slow == case.slow and wanted.get(impl, True):
             facts = {"arithmetic": "TF32"} if peer.tf32 and case.dtype == "float32" else {}
             makers["mine_exact", impl] = (peer.make, peer.task, facts)
     return {key: maker for key, maker in makers.items() if only is None or key[1] in only}
@@ -74,7 +73,7 @@ class Bench:
         self.started = time.monotonic()
         self.seed = torch.seed() % 2**31 if args.seed is None else args.seed
         self.generator = torch.Generator(args.device).manual_seed(self.seed)
-        self.rows: dict[tuple[Case, Key], Row] = {}
+        self.rows: dict[tuple[Case, Key], Row] = {}  # by case.problem
         self.left_out: list[str] = []
         self.wrong: list[str] = []
 
@@ -94,6 +93,7 @@ class Bench:
         if self.time_is_up():
             self.left_out.append(f"{case}: after {self.args.seconds:.0f} s")
             return
+        self._forget()  # of the problem before
         problem = mining_problem(case.shape, getattr(torch, case.dtype), case.data, self.generator)
         queues: dict[Key, list[Run]] = {}
         for key, (make, task, facts) in implementations(case, self.device, self.args.only).items():
@@ -102,7 +102,7 @@ class Bench:
                 continue
             row = Row("mine_negatives", key[1], key[0], *case.shape, case.dtype)
             row.more = {"data": case.data, **facts}
-            self.rows[case, key] = row
+            self.rows[case.problem, key] = row
             with self.kept(case, key):
                 run = Run(make(problem))
                 if key[1] == "tla_ops" and self.device == "cuda":
@@ -114,12 +114,10 @@ class Bench:
         self._turns(case, queues)
         self.save()
         print(f"{self.since():6.1f} s  {case}", file=sys.stderr, flush=True)
-        del problem, queues
-        self._forget()
 
     def _first(self, case: Case, key: Key, problem: Problem, run: Run, task: Task | None) -> None:
         """Call it for its picks, and again for memory and a first time."""
-        row = self.rows[case, key]
+        row = self.rows[case.problem, key]
         picks = run.call()
         if task is not None:
             found = judge(problem, picks, task)
@@ -132,7 +130,7 @@ class Bench:
         self._timed(case, key, times)
 
     def _check(self, case: Case, key: Key) -> None:
-        row = self.rows[case, key]
+        row = self.rows[case.problem, key]
         right = row.regret is not None and row.regret <= REGRET[key[0]]
         if key[1].startswith("tla_ops"):
             row.more["correct"] = right and not row.more.get("not_allowed")
@@ -150,14 +148,14 @@ class Bench:
             for key, queue in list(queues.items()):
                 with self.kept(case, key):
                     times[key].append(elapsed(self.device, queue))
-                if "error" in self.rows[case, key].more:
+                if "error" in self.rows[case.problem, key].more:
                     del queues[key]
         for key, values in times.items():
-            if "error" not in self.rows[case, key].more and len(values) > 1:
+            if "error" not in self.rows[case.problem, key].more and len(values) > 1:
                 self._timed(case, key, values)
 
     def _timed(self, case: Case, key: Key, values: Sequence[float]) -> None:
-        row = self.rows[case, key]
+        row = self.rows[case.problem, key]
         row.repeats = len(values)
         if len(values) > 1:
             row.median_ms, row.p20_ms, row.p80_ms = quantiles(values)
@@ -166,9 +164,9 @@ class Bench:
         if row.impl != "copy":
             row.more["tflops"] = 2 * case.products / row.median_ms / 1e9
         # Of all: each of them may have a better time now.
-        bare = self.rows.get((case, ("mine_exact", "mm")))
+        bare = self.rows.get((case.problem, ("mine_exact", "mm")))
         for (other, _), row in self.rows.items():
-            if other == case and bare and bare.median_ms and row.median_ms:
+            if other == case.problem and bare and bare.median_ms and row.median_ms:
                 row.more["of_mm"] = bare.median_ms / row.median_ms
 
     @contextmanager
@@ -177,7 +175,7 @@ class Bench:
         try:
             yield
         except Exception as error:
-            row = self.rows[case, key]
+            row = self.rows[case.problem, key]
             row.more["error"] = said = described(error)
             row.median_ms = row.p20_ms = row.p80_ms = None
             if key[1].startswith("tla_ops") and not isinstance(error, NotHere):
@@ -223,7 +221,9 @@ def limit_memory() -> None:
 def chosen(args: argparse.Namespace) -> Iterator[Case]:
     if args.shape:
         dtypes, data = args.dtype or DTYPES, args.data or DATA[:1]
-        yield from (Case(s, t, d, True) for s in args.shape for t in dtypes for d in data)
+        cases = [Case(s, t, d) for s in args.shape for t in dtypes for d in data]
+        yield from cases
+        yield from (case._replace(slow=True) for case in cases)
         return
     cases = quick_cases() if args.quick else cpu_cases() if args.device == "cpu" else gpu_cases()
     for case in cases:

@@ -20,12 +20,16 @@ FEW_PRODUCTS = 2**36
 
 
 class Case(NamedTuple):
-    """`compiled`: torch.compile, which takes long for a shape, is among the peers."""
+    """`slow`: what takes long to start, for any new shape, in place of all the others."""
 
     shape: Shape
     dtype: str
     data: str = "gaussian"
-    compiled: bool = False
+    slow: bool = False
+
+    @property
+    def problem(self) -> Case:
+        return self._replace(slow=False)
 
     @property
     def is_bank(self) -> bool:
@@ -38,7 +42,7 @@ class Case(NamedTuple):
         return b * m * d
 
     def __str__(self) -> str:
-        return f"{self.shape} {self.dtype} {self.data}"
+        return f"{self.shape} {self.dtype} {self.data}" + (", slow peers" if self.slow else "")
 
 
 GRID: list[tuple[Shape, str]] = [
@@ -49,29 +53,25 @@ GRID: list[tuple[Shape, str]] = [
 
 
 def gpu_cases() -> list[Case]:
-    first = SIZES[0], SIZES[0], DIMS[0]
-    told = [Case(first, dtype, compiled=dtype == "float32") for dtype in DTYPES]
-    told += [Case(BANK, dtype) for dtype in DTYPES]
-    middle = SIZES[1], SIZES[1], DIMS[0]
-    told += [Case(middle, dtype, data) for data in DATA for dtype in reversed(DTYPES)]
-    told += [Case((n, n, d), dtype) for d in DIMS for dtype in DTYPES for n in SIZES]
-    told += [Case((n, n, d), "float32", "relu") for d in DIMS for n in SIZES]
-    return _once(told)
-
-
-def _once(cases: list[Case]) -> list[Case]:
-    """The first of those that differ in nothing but `compiled`."""
-    kept: dict[tuple, Case] = {}
-    for case in cases:
-        kept.setdefault((case.shape, case.dtype, case.data), case)
-    return list(kept.values())
+    big, middle, _ = SIZES
+    main = [Case((big, big, DIMS[0]), dtype) for dtype in DTYPES]
+    told = [*main, *(Case(BANK, dtype) for dtype in DTYPES)]
+    told += [Case((big, big, d), "bfloat16") for d in DIMS]
+    told += [case._replace(slow=True) for case in main]
+    told += [Case((middle, middle, DIMS[0]), "float32", data) for data in DATA]
+    told += [Case((n, n, d), dtype) for d in DIMS for n in SIZES[1:] for dtype in DTYPES]
+    told += [Case((middle, middle, DIMS[0]), "bfloat16", data) for data in DATA]
+    told += [Case((big, big, d), "float32") for d in DIMS]
+    told += [Case((n, n, d), "float32", "relu") for n in SIZES for d in DIMS]
+    told += [Case((big, big, d), dtype, slow=True) for d in DIMS[1:] for dtype in DTYPES]
+    return list(dict.fromkeys(told))
 
 
 def cpu_cases() -> list[Case]:
     shapes = [(50, 2000, 640), (1024, 8192, 640), (1024, 65536, 640), (50, 10**5, 640)]
     told = [Case(shape, dtype) for shape in shapes for dtype in reversed(DTYPES)]
-    told[2] = told[2]._replace(compiled=True)
-    return told + [Case((1024, 8192, 640), "float32", data) for data in DATA[1:]]
+    told += [Case(shapes[1], "float32", data) for data in DATA[1:]]
+    return [*told, Case(shapes[1], "float32", slow=True)]
 
 
 def quick_cases() -> list[Case]:

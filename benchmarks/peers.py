@@ -167,11 +167,19 @@ def pytorch_metric_learning(p: Problem) -> Search:
 
 def flash_kmeans(p: Problem) -> Search:
     """The assignment of k-means: the nearest of all, whatever its class. Rows are normalised
-    beforehand."""
-    assign = package("flash_kmeans", "flash_kmeans.assign_euclid_triton").cosine_assign_triton
+    beforehand. Of its 162 tilings for large D, each of which is compiled and tried for any new
+    shape, the 8 of the largest tile are left."""
+    module = package("flash_kmeans", "flash_kmeans.assign_euclid_triton")
     refuse(p.device != "cuda", "needs a GPU")
+    tuner = module._cosine_assign_kernel_split_d_autotuned
+    tuner.configs = [config for config in tuner.configs if _large_tile(config)]
     a, c = (F.normalize(x)[None].contiguous() for x in (p.anchor, p.candidates))
-    return lambda: assign(a, c)[0]
+    return lambda: module.cosine_assign_triton(a, c)[0]
+
+
+def _large_tile(config: Any) -> bool:
+    tile = [config.kwargs[f"BLOCK_{x}"] for x in "NKD"]
+    return tile[:2] == [128, 128] and tile[2] <= 64 and config.num_stages > 1
 
 
 def faiss(p: Problem) -> Search:
@@ -200,10 +208,12 @@ def cuvs(p: Problem) -> Search:
 
 
 class Peer(NamedTuple):
-    """`task`: what it looks for, None if it picks nothing; `tf32`: its float32 products are."""
+    """`task`: what it looks for, None if it picks nothing; `slow`: to start, for any new shape;
+    `tf32`: its float32 products are."""
 
     make: Callable[[Problem], Search]
     task: Task | None = None
+    slow: bool = False
     tf32: bool = False
 
 
@@ -212,11 +222,11 @@ MINING_PEERS = {
     "mm": Peer(mm),
     "mm_float16": Peer(mm_float16),
     "eager": Peer(eager, Task()),
-    "flash_kmeans": Peer(flash_kmeans, ANY_CLASS, tf32=True),
+    "flash_kmeans": Peer(flash_kmeans, ANY_CLASS, slow=True, tf32=True),
     "pytorch_metric_learning": Peer(pytorch_metric_learning, Task(signed=True)),
     "faiss": Peer(faiss, ANY_CLASS),
     "cuvs": Peer(cuvs, ANY_CLASS),
-    "compile": Peer(compiled, Task()),
+    "compile": Peer(compiled, Task(), slow=True),
     "copy": Peer(copy),
 }
 

@@ -28,7 +28,8 @@ HEAD = (
 LONG_NOTES = """Every row of that run, fastest first. `eager` is the reference's formula over chunks
 of anchors with the rows normalised once, `compile` torch.compile of that. `flash_kmeans`, `faiss`
 and `cuvs` know no classes and get rows normalised beforehand: their regret is against what they
-look for. Peak MB: beyond the inputs.
+look for. `compile` and `flash_kmeans`, which are slow to start, took their turns after the others,
+and `flash_kmeans` chose among 8 of its tilings. Peak MB: beyond the inputs.
 """
 LONG_HEAD = (
     *("B, M, D", "dtype", "data", "mode", "implementation", "median ms", "20–80%", "TFLOP/s"),

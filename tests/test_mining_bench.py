@@ -70,7 +70,7 @@ def truth(p, task):
 
 def test_a_quick_run(tmp_path):
     output = tmp_path / "deep" / "mine.json"
-    only = "tla_ops,mm,eager,copy,pytorch_metric_learning,flash_kmeans"
+    only = "tla_ops,mm,eager,copy,pytorch_metric_learning,cuvs"
     said = ["--seed", "5", "--commit", "abc", "--only", only, "--output", output]
     done = program("--quick", *said)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -88,7 +88,7 @@ def test_a_quick_run(tmp_path):
     for row in document["rows"]:
         assert row["bench"] == "mine_negatives"
         assert row["mode"] in ("mine_exact", "mine_fast")
-        if row["impl"] == "flash_kmeans":
+        if row["impl"] == "cuvs":
             assert "median_ms" not in row
             assert row["error"]
         elif "error" not in row:
@@ -282,6 +282,24 @@ def test_the_cases_of_a_gpu(bench):
     assert {(c.shape, c.dtype) for c in told if c.data == "gaussian"} == set(grid)
     assert [c.shape for c in told[:3]] == [(65536, 65536, 1024)] * 2 + [(50, 10**6, 640)]
     assert {c.data for c in told} == {"gaussian", "relu", "clusters", "duplicates"}
+    # A slow peer's row stands beside those of the others.
+    slow = [i for i, c in enumerate(told) if c.slow]
+    assert slow
+    assert all(told.index(told[i].problem) < i for i in slow)
+
+
+def test_slow_peers_join_the_rows_of_their_problem(bench, tmp_path, monkeypatch):
+    late = sys.modules["peers"].Peer(lambda p: lambda: None, slow=True)
+    monkeypatch.setitem(bench.MINING_PEERS, "late", late)
+    output = tmp_path / "mine.json"
+    only = ["--only", "mm,eager,late", "--output", str(output)]
+    made = bench.Bench(bench.parse(["--device", "cpu", "--quick", *only]))
+    case = bench.Case(SHAPE, "float32")
+    made.run(case)
+    made.run(case._replace(slow=True))
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["impl"] for row in rows] == ["mm", "eager", "late"]
+    assert all(row["of_mm"] > 0 and row["repeats"] == 3 for row in rows)
 
 
 def test_peak_memory_of_a_processor(bench):
