@@ -33,7 +33,7 @@ PACKAGES = {
     "cuvs": "cuvs-cu13 or cuvs-cu12",
 }
 CHUNK_BYTES = {"cuda": 2**30, "cpu": 2**26}
-"""Of the products that `eager` holds at a time."""
+"""Of the products that `eager_chunks` holds at a time."""
 
 
 class NotHere(Exception):
@@ -117,11 +117,16 @@ def copy(p: Problem) -> Search:
     return lambda: target.copy_(p.candidates)
 
 
-def eager(p: Problem, step: Callable[..., Tensor] | None = None) -> Search:
+def eager(p: Problem) -> Search:
+    """The reference, which stores all distances."""
+    return lambda: reference.mine_negatives(p.anchor, p.candidates, p.labels, p.candidate_labels)[1]
+
+
+def eager_chunks(p: Problem, step: Callable[..., Tensor] | None = None) -> Search:
     """The reference's formula as one who minds memory writes it: rows normalised once, a chunk of
     anchors at a time, in place. Products are in float32: half-precision ones would be stored
     rounded."""
-    step = step or _eager_step
+    step = step or _chunk_step
     rows = max(1, CHUNK_BYTES[p.device] // (4 * len(p.candidates)))
 
     def search() -> Tensor:
@@ -132,21 +137,21 @@ def eager(p: Problem, step: Callable[..., Tensor] | None = None) -> Search:
     return search
 
 
-def _eager_step(a: Tensor, c: Tensor, y: Tensor, cy: Tensor) -> Tensor:
+def _chunk_step(a: Tensor, c: Tensor, y: Tensor, cy: Tensor) -> Tensor:
     # The smallest 1 - |cosine|, without another pass for the 1.
     return (a @ c.mT).abs_().masked_fill_(y[:, None] == cy, -1).max(1).indices
 
 
 def compiled(p: Problem) -> Search:
-    """torch.compile of what `eager` does with a chunk, under CUDA graphs on a GPU."""
+    """torch.compile of what `eager_chunks` does with a chunk, under CUDA graphs on a GPU."""
     torch._dynamo.reset()  # shapes do not share a compile cache, whose size is limited
-    step = torch.compile(_eager_step, mode="reduce-overhead", fullgraph=True, dynamic=False)
+    step = torch.compile(_chunk_step, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
     def chunk(*arguments: Tensor) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()
         return step(*arguments).clone()  # the next replay writes there again
 
-    return eager(p, chunk)
+    return eager_chunks(p, chunk)
 
 
 def pytorch_metric_learning(p: Problem) -> Search:
@@ -222,6 +227,7 @@ MINING_PEERS = {
     "mm": Peer(mm),
     "mm_float16": Peer(mm_float16),
     "eager": Peer(eager, Task()),
+    "eager_chunks": Peer(eager_chunks, Task()),
     "flash_kmeans": Peer(flash_kmeans, ANY_CLASS, slow=True, tf32=True),
     "pytorch_metric_learning": Peer(pytorch_metric_learning, Task(signed=True)),
     "faiss": Peer(faiss, ANY_CLASS),

@@ -25,11 +25,12 @@ HEAD = (
     *("B, M, D", "dtype", "exact", "fast", *PATHS, "mm", "mm_float16", "of mm", "TFLOP/s"),
     *("extra MB", "regret", "target", "met"),
 )
-LONG_NOTES = """Every row of that run, fastest first. `eager` is the reference's formula over chunks
-of anchors with the rows normalised once, `compile` torch.compile of that. `flash_kmeans`, `faiss`
-and `cuvs` know no classes and get rows normalised beforehand: their regret is against what they
-look for. `compile` and `flash_kmeans`, which are slow to start, took their turns after the others,
-and `flash_kmeans` chose among 8 of its tilings. Peak MB: beyond the inputs.
+LONG_NOTES = """Every row of that run, fastest first. `eager` is `tla_ops/reference.py`, which
+stores all distances, `eager_chunks` its formula over chunks of anchors, rows normalised once, and
+`compile` torch.compile of such a chunk. `flash_kmeans`, `faiss` and `cuvs` know no classes and get
+rows normalised beforehand: their regret is against what they look for. `compile` and
+`flash_kmeans`, which are slow to start, took their turns after the others, and `flash_kmeans` chose
+among 8 of its tilings. Peak MB: beyond the inputs.
 """
 LONG_HEAD = (
     *("B, M, D", "dtype", "data", "mode", "implementation", "median ms", "20–80%", "TFLOP/s"),
@@ -179,6 +180,8 @@ def _long_cells(row: dict, bare: float | None) -> list[str]:
 
 def _remark(row: dict) -> list[str]:
     said = []
+    if row.get("repeats") == 1:
+        said.append("a single call")
     if _is_wrong(row):
         said.append("wrong")
     if row.get("not_allowed"):

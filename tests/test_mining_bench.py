@@ -14,7 +14,15 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROGRAM = BENCHMARKS / "bench_mine_negatives.py"
 SHAPE = (40, 90, 16)
 PEERS = (
-    *("eager", "compile", "pytorch_metric_learning", "flash_kmeans", "faiss", "cuvs"),
+    *(
+        "eager",
+        "eager_chunks",
+        "compile",
+        "pytorch_metric_learning",
+        "flash_kmeans",
+        "faiss",
+        "cuvs",
+    ),
     *("mm", "mm_float16", "copy"),
 )
 
