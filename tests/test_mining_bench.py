@@ -158,9 +158,12 @@ def failing(error, calls):
 
     def make(p):
         left = iter(range(calls))
+        failed = []
 
         def search():
             if next(left, None) is None:
+                assert not failed, "called again"
+                failed.append(True)
                 error()
             return truth(p, sys.modules["cases"].Task()).argmin(1)
 
