@@ -106,7 +106,7 @@ class Bench:
             with self.kept(case, key):
                 run = Run(make(problem))
                 if key[1] == "tla_ops" and self.device == "cuda":
-                    row.more["path"] = _path(problem)
+                    row.more["path"] = planned(problem)
                 self._first(case, key, problem, run, task)
                 count = int(QUEUE_MS / max(row.median_ms or QUEUE_MS, 1e-3))
                 queues[key] = [run] * min(QUEUE, max(1, count))
@@ -189,13 +189,6 @@ class Bench:
         gc.collect()
         if self.device == "cuda":
             torch.cuda.empty_cache()
-
-
-def _path(problem: Problem) -> str | None:
-    try:
-        return planned(problem)
-    except NotHere:
-        return None
 
 
 def described(error: Exception) -> str:

@@ -10,9 +10,8 @@ DIMS = (1024, 640, 2048, 4096)
 BANK: Shape = (50, 10**6, 640)
 DTYPES = ("bfloat16", "float32")
 DATA = ("gaussian", "relu", "clusters", "duplicates")
-SCREENS = ("wgmma", "mma", "blas", "bank")
-"""What `paths` of the operator may name; without any it goes by tiles."""
-PATHS = (*SCREENS, "tiles")
+PATHS = ("wgmma", "mma", "blas", "bank", "tiles")
+"""The ways a CUDA search may go (csrc/common/plan_large.h)."""
 OTHER_PATH = "the plan takes"
 """How the row of a path begins its error where the path does not take the problem."""
 FEW_PRODUCTS = 2**36

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from cases import MARGIN, NORM_WEIGHT, Problem, Task
-from mining_cases import OTHER_PATH, SCREENS
+from mining_cases import OTHER_PATH
 from torch import Tensor
 
 import tla_ops
-from tla_ops import _build_info, ops, reference
-from tla_ops._dispatch import has_kernels
+from tla_ops import _build_info, _dispatch, ops, reference
 
 Search = Callable[[], Tensor]
 """Picks an index a row, or (`mm`, `copy`) only does work of that size."""
@@ -59,7 +58,7 @@ def refuse(condition: bool, reason: str) -> None:
 
 def tla_ops_search(p: Problem, fast: bool = False) -> Search:
     """As a user calls it: the plan chooses the path."""
-    if not has_kernels(p.anchor, "mine"):
+    if not _dispatch.has_kernels(p.anchor, "mine"):
         raise RuntimeError("the self-test left the kernels out")
     return lambda: (
         tla_ops.mine_negatives(
@@ -70,8 +69,9 @@ def tla_ops_search(p: Problem, fast: bool = False) -> Search:
 
 
 def tla_ops_path(p: Problem, path: str, fast: bool = False) -> Search:
-    """By one path alone."""
+    """By one path alone, whatever the self-test says of it."""
     refuse(p.device != "cuda", "paths are CUDA's")
+    refuse(path not in (*_dispatch.SCREENS, "tiles"), f"this version has no path {path}")
     allowed = "" if path == "tiles" else path
     found = planned(p, allowed)
     refuse(found != path, f"{OTHER_PATH} {found} here")
@@ -83,19 +83,14 @@ def tla_ops_path(p: Problem, path: str, fast: bool = False) -> Search:
     )  # fmt: skip
 
 
-def planned(p: Problem, allowed: str = " ".join(SCREENS)) -> str:
-    """The path that csrc/common/plan.h chooses for a problem among those allowed."""
-    refuse(
-        all(argument.name != "paths" for argument in ops.mine._schema.arguments),
-        "this build's operator has no choice of paths",
-    )
+def planned(p: Problem, allowed: str | None = None) -> str:
+    """The path that csrc/common/plan_large.h chooses among those allowed, or (None) in `mine`."""
     gpu = torch.cuda.get_device_properties(p.anchor.device)
-    capability = 10 * gpu.major + gpu.minor
-    plan = _build_info.plan_large(
+    return _build_info.plan_large(
         len(p.anchor), *p.candidates.shape, p.anchor.element_size(), True,
-        gpu.multi_processor_count, capability, allowed,
-    )  # fmt: skip
-    return "tiles" if plan is None else plan["screen"]
+        _dispatch.screens(p.anchor) if allowed is None else allowed,
+        gpu.multi_processor_count, 10 * gpu.major + gpu.minor,
+    )["screen"]  # fmt: skip
 
 
 def mm(p: Problem, dtype: torch.dtype | None = None) -> Search:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -284,6 +285,34 @@ def test_paths_are_not_a_processor_s(bench, peers, cases):
     case = bench.Case(SHAPE, "float32")
     names = {impl for _, impl in bench.implementations(case, "cuda", None)}
     assert {f"tla_ops_{path}" for path in ("wgmma", "mma", "blas", "bank", "tiles")} <= names
+
+
+@pytest.mark.parametrize(
+    ("shape", "path", "refused"),
+    [
+        ((4096, 4096, 640), "blas", None),
+        ((4096, 4096, 640), "mma", None),
+        ((4096, 4096, 640), "tiles", None),
+        ((40, 90, 16), "blas", "the plan takes tiles here"),
+        ((40, 90, 16), "unheard-of", "this version has no path unheard-of"),
+    ],
+)
+def test_a_path_is_forced_or_refused(peers, monkeypatch, shape, path, refused):
+    """Up to the call: no processor can make it."""
+    b, m, d = shape
+    gpu = types.SimpleNamespace(multi_processor_count=132, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(sys.modules["cases"].Problem, "device", "cuda")
+    labels = [torch.zeros(n, dtype=torch.int64, device="meta") for n in (b, m)]
+    a, c = (torch.empty(n, d, device="meta") for n in (b, m))
+    p = sys.modules["cases"].Problem(a, a, c, *labels)
+    if refused:
+        with pytest.raises(peers.NotHere, match=refused):
+            peers.tla_ops_path(p, path)
+        return
+    index = peers.tla_ops_path(p, path)()
+    assert index.shape == (b,)
+    assert peers.planned(p, "blas mma") == "blas"
 
 
 def test_the_cases_of_a_gpu(bench):
