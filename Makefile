@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_TOOLS := "cmake>=3.24" ninja "pybind11>=2.12" "setuptools>=77" wheel build
 WHEELS ?= $(BUILD_TOOLS) pytest pytest-xdist hypothesis rich scikit-learn matplotlib
+# Searches to compare with. Without their dependencies, which are torch and what this list and WHEELS have.
+PEER_WHEELS ?= pytorch-metric-learning flash-kmeans tqdm
 SOURCES := $(shell find csrc cmake tla_ops -type f -not -name '*.pyc' -not -name '*.so') \
            setup.py CMakeLists.txt pyproject.toml $(wildcard benchmarks/results/*/*.json)
 CXX_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
@@ -42,8 +44,9 @@ format: $(VENV)/.installed ## rewrite files in the house's style
 
 .PHONY: bench
 bench: $(VENV)/.installed ## the operators beside their peers; JSON under benchmarks/results, docs/performance.md
-	$(PIP) install -q pytorch-metric-learning
-	$(BIN)/python benchmarks/peers.py
+	$(PIP) install -q pytorch-metric-learning faiss-cpu
+	$(BIN)/python benchmarks/bench_triplet_adv_loss.py
+	$(BIN)/python benchmarks/bench_mine_negatives.py --device cpu --seconds 180
 	$(BIN)/python benchmarks/render.py
 
 .PHONY: latency
@@ -62,8 +65,9 @@ gpu: ## all that needs a GPU, with $(PYTHON)'s torch and no network; RESULTS=fol
 	  $(if $(COMMIT),--commit $(COMMIT))
 
 .PHONY: gpu-wheels
-gpu-wheels: ## fetch what `make gpu` may lack into wheels/; WHEELS=names, WHEEL_OPTIONS='--python-version 3.12 ...'
+gpu-wheels: ## fetch what `make gpu` may lack into wheels/; WHEELS=names, PEER_WHEELS=names, WHEEL_OPTIONS='--python-version 3.12 ...'
 	$(PYTHON) -m pip download -q --only-binary=:all: -d wheels $(WHEEL_OPTIONS) $(WHEELS)
+	$(PYTHON) -m pip download -q --only-binary=:all: --no-deps -d wheels $(WHEEL_OPTIONS) $(PEER_WHEELS)
 
 .PHONY: test-torch-versions
 test-torch-versions: $(VENV)/.installed ## one wheel, built from the sdist, tested under two versions of torch

@@ -1,13 +1,275 @@
-"""pytest benchmarks/bench_mine_negatives.py: the search beside eager and a bare matrix product."""
+"""Mining beside a bare matrix product, eager PyTorch and the searches of other packages.
 
-import pytest
+Every search's picks are compared with float64 on a sample of rows; then implementations take turns.
+One JSON file under benchmarks/results/<machine>/, written after each row: first from a single call,
+then from many. What fails or is not installed is kept as a row with `error`. Exit status 1: a pick
+of ours was wrong, or ours failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
-from cases import MINING_PEERS, mining_problem
+from cases import Problem, Task, judge, mining_problem
+from harness import Row, Run, elapsed, peak_mb, print_table, quantiles, write_results
+from mining_cases import DATA, DTYPES, FEW_PRODUCTS, PATHS, Case, cpu_cases, gpu_cases, quick_cases
+from peers import MINING_PEERS, NotHere, Search, planned, tla_ops_path, tla_ops_search
+
+EXAMPLES = """examples:
+  python benchmarks/bench_mine_negatives.py                        # every case for this machine
+  python benchmarks/bench_mine_negatives.py --seconds 100          # the most telling ones
+  python benchmarks/bench_mine_negatives.py --shape 4096,65536,640 --dtype float32 --data relu
+  python benchmarks/bench_mine_negatives.py --quick --only tla_ops,mm,eager --output /tmp/mine.json
+"""
+REGRET = {"mine_exact": 2e-5, "mine_fast": 2e-2}
+"""What ours may have: DESIGN's bound, and a half-precision screen's rounding with room."""
+QUEUE_MS, QUEUE = 20.0, 16
+"""Short calls are timed several at once, so that launching them is not what is measured."""
+
+Key = tuple[str, str]  # mode and implementation
+Maker = tuple[Callable[[Problem], Search], Task | None, dict[str, object]]
 
 
-@pytest.mark.parametrize("impl", MINING_PEERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(50, 2000, 640), (256, 8192, 640)], ids=str)
-def bench_mine_negatives(benchmark, shape, dtype, impl):
-    benchmark.group = f"mine_negatives {shape} {dtype}"
-    benchmark(MINING_PEERS[impl](mining_problem(*shape, dtype)))
+def implementations(case: Case, device: str, only: set[str] | None) -> dict[Key, Maker]:
+    """In the order in which they run. Peers stand in the rows of exact mining."""
+    makers: dict[Key, Maker] = {}
+    if not case.slow:
+        makers["mine_exact", "tla_ops"] = tla_ops_search, Task(), {}
+        makers["mine_fast", "tla_ops"] = lambda p: tla_ops_search(p, fast=True), Task(), {}
+    for path in PATHS if device == "cuda" and not case.slow else ():
+        if path != "tiles" or case.is_bank or case.products <= FEW_PRODUCTS:
+            make = _path_maker(path)
+            makers["mine_exact", f"tla_ops_{path}"] = (make, Task(), {"path": path})
+    for impl, peer in MINING_PEERS.items():
+        wanted = {
+            "copy": case.is_bank,
+            "mm_float16": case.dtype == "float32" and device == "cuda",
+        }
+        if peer.slow == case.slow and wanted.get(impl, True):
+            facts = {"arithmetic": "TF32"} if peer.tf32 and case.dtype == "float32" else {}
+            makers["mine_exact", impl] = (peer.make, peer.task, facts)
+    return {key: maker for key, maker in makers.items() if only is None or key[1] in only}
+
+
+def _path_maker(path: str) -> Callable[[Problem], Search]:
+    return lambda p: tla_ops_path(p, path)
+
+
+class Bench:
+    """The rows so far, what was left out and why, and what was wrong."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device = args, args.device
+        self.started = time.monotonic()
+        self.seed = torch.seed() % 2**31 if args.seed is None else args.seed
+        self.generator = torch.Generator(args.device).manual_seed(self.seed)
+        self.rows: dict[tuple[Case, Key], Row] = {}  # by case.problem
+        self.left_out: list[str] = []
+        self.wrong: list[str] = []
+
+    def time_is_up(self) -> bool:
+        return self.args.seconds is not None and self.since() > self.args.seconds
+
+    def since(self) -> float:
+        return time.monotonic() - self.started
+
+    def save(self) -> Path:
+        return write_results(
+            "mine_negatives", list(self.rows.values()), self.args.output, self.device,
+            self.args.commit, seed=self.seed, left_out=self.left_out, wrong=self.wrong,
+        )  # fmt: skip
+
+    def run(self, case: Case) -> None:
+        if self.time_is_up():
+            self.left_out.append(f"{case}: after {self.args.seconds:.0f} s")
+            return
+        self._forget()  # of the problem before
+        problem = mining_problem(case.shape, getattr(torch, case.dtype), case.data, self.generator)
+        queues: dict[Key, list[Run]] = {}
+        for key, (make, task, facts) in implementations(case, self.device, self.args.only).items():
+            if self.time_is_up():
+                self.left_out.append(f"{case} {' '.join(key)}: after {self.args.seconds:.0f} s")
+                continue
+            row = Row("mine_negatives", key[1], key[0], *case.shape, case.dtype)
+            row.more = {"data": case.data, **facts}
+            self.rows[case.problem, key] = row
+            with self.kept(case, key):
+                run = Run(make(problem))
+                if key[1] == "tla_ops" and self.device == "cuda":
+                    row.more["path"] = planned(problem)
+                self._first(case, key, problem, run, task)
+                count = int(QUEUE_MS / max(row.median_ms or QUEUE_MS, 1e-3))
+                queues[key] = [run] * min(QUEUE, max(1, count))
+            self.save()
+        self._turns(case, queues)
+        self.save()
+        print(f"{self.since():6.1f} s  {case}", file=sys.stderr, flush=True)
+
+    def _first(self, case: Case, key: Key, problem: Problem, run: Run, task: Task | None) -> None:
+        """Call it for its picks, and again for memory and a first time."""
+        row = self.rows[case.problem, key]
+        picks = run.call()
+        if task is not None:
+            found = judge(problem, picks, task)
+            row.regret = found.pop("regret", None)
+            row.more |= found | {"looks_for": looks_for(task)}
+            self._check(case, key)
+        del picks
+        times = []
+        row.peak_mb = peak_mb(self.device, lambda: times.append(elapsed(self.device, [run])))
+        self._timed(case, key, times)
+
+    def _check(self, case: Case, key: Key) -> None:
+        row = self.rows[case.problem, key]
+        right = row.regret is not None and row.regret <= REGRET[key[0]]
+        if key[1].startswith("tla_ops"):
+            row.more["correct"] = right and not row.more.get("not_allowed")
+            if not row.more["correct"]:
+                found = f"regret {row.regret}, {row.more.get('not_allowed', 0)} not allowed"
+                self.wrong.append(f"{case} {' '.join(key)}: {found}")
+
+    def _turns(self, case: Case, queues: dict[Key, list[Run]]) -> None:
+        times: dict[Key, list[float]] = {key: [] for key in queues}
+        begun = self.since()
+        for turn in range(self.args.samples):
+            long = self.since() - begun > self.args.case_seconds
+            if (turn >= 3 and long) or self.time_is_up():
+                break
+            for key, queue in list(queues.items()):
+                with self.kept(case, key):
+                    times[key].append(elapsed(self.device, queue))
+                if "error" in self.rows[case.problem, key].more:
+                    del queues[key]
+        for key, values in times.items():
+            if "error" not in self.rows[case.problem, key].more and len(values) > 1:
+                self._timed(case, key, values)
+
+    def _timed(self, case: Case, key: Key, values: Sequence[float]) -> None:
+        row = self.rows[case.problem, key]
+        row.repeats = len(values)
+        if len(values) > 1:
+            row.median_ms, row.p20_ms, row.p80_ms = quantiles(values)
+        else:
+            row.median_ms = row.p20_ms = row.p80_ms = statistics.median(values)
+        if row.impl != "copy":
+            row.more["tflops"] = 2 * case.products / row.median_ms / 1e9
+        # Of all: each of them may have a better time now.
+        bare = self.rows.get((case.problem, ("mine_exact", "mm")))
+        for (other, _), row in self.rows.items():
+            if other == case.problem and bare and bare.median_ms and row.median_ms:
+                row.more["of_mm"] = bare.median_ms / row.median_ms
+
+    @contextmanager
+    def kept(self, case: Case, key: Key) -> Iterator[None]:
+        """Whatever goes wrong with one of them stays in its row; the others are worth measuring."""
+        try:
+            yield
+        except Exception as error:
+            row = self.rows[case.problem, key]
+            row.more["error"] = said = described(error)
+            row.median_ms = row.p20_ms = row.p80_ms = None
+            if key[1].startswith("tla_ops") and not isinstance(error, NotHere):
+                self.wrong.append(f"{case} {' '.join(key)}: {said}")
+            error.__traceback__ = None  # its frames hold tensors
+        else:
+            return
+        self._forget()
+
+    def _forget(self) -> None:
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def described(error: Exception) -> str:
+    if isinstance(error, NotHere):
+        return str(error)
+    said = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said:
+        return "out of memory"
+    return f"{type(error).__name__}: {said[:160]}"
+
+
+def looks_for(task: Task) -> str:
+    among = "other classes" if task.masked else "all"
+    return f"{'cosine' if task.signed else '|cosine|'} among {among}"
+
+
+def limit_memory() -> None:
+    """An allocation that the machine has no room for fails, and ends nothing else."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def chosen(args: argparse.Namespace) -> Iterator[Case]:
+    if args.shape:
+        dtypes, data = args.dtype or DTYPES, args.data or DATA[:1]
+        cases = [Case(s, t, d) for s in args.shape for t in dtypes for d in data]
+        yield from cases
+        yield from (case._replace(slow=True) for case in cases)
+        return
+    cases = quick_cases() if args.quick else cpu_cases() if args.device == "cpu" else gpu_cases()
+    for case in cases:
+        if case.dtype in (args.dtype or DTYPES) and case.data in (args.data or DATA):
+            yield case
+
+
+def shape(text: str) -> tuple[int, int, int]:
+    b, m, d = (int(part) for part in text.split(","))
+    return b, m, d
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cuda = torch.cuda.is_available()
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    add("--quick", action="store_true", help="tiny problems, few repetitions")
+    add("--seconds", type=float, help="begin nothing further after so long")
+    add("--case-seconds", type=float, default=3.0, help="for the turns of one problem, 3 at least")
+    add("--samples", type=int, help="turns at most (default: 15, quick: 3)")
+    add("--shape", type=shape, action="append", metavar="B,M,D", help="these alone, may repeat")
+    add("--dtype", action="append", choices=DTYPES, help="may repeat")
+    add("--data", action="append", choices=DATA, help="may repeat")
+    add("--only", type=lambda s: set(s.split(",")), metavar="IMPL,...", help="implementations")
+    add("--seed", type=int, help="default: another one each time; in the file")
+    add("--commit", help="what to call these sources, where there is no git")
+    add("--output", type=Path, help="JSON file (default: benchmarks/results/...)")
+    args = parser.parse_args(arguments)
+    args.samples = args.samples or (3 if args.quick else 15)
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    torch.set_float32_matmul_precision("highest")  # no TF32 in what is called float32
+    if args.device == "cpu":
+        limit_memory()
+    bench = Bench(args)
+    path = bench.save()
+    for case in chosen(args):
+        bench.run(case)
+    path = bench.save()
+    print_table(list(bench.rows.values()))
+    for line in bench.left_out:
+        print(f"left out: {line}")
+    for line in bench.wrong:
+        print(f"WRONG: {line}")
+    print(f"\nwritten to {path}")
+    return 1 if bench.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,17 +1,18 @@
-"""The problems that are timed and the implementations that stand beside ours."""
+"""The problems that are timed, and how far from the truth a search's picks are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-import tla_ops
-from tla_ops import reference
-
 MARGIN, NORM_WEIGHT = 0.03, 1e-3
+CLASSES, CENTRES = 10, 64
+SAMPLE = 128
+CHUNK = 1 << 16
 
 
 @dataclass
@@ -24,102 +25,79 @@ class Problem:
     labels: Tensor
     candidate_labels: Tensor
 
-    def regret(self, mine: Callable[[], object], rows: int = 64) -> float | None:
-        """The largest excess of the picks' distance over the true minimum, in float64."""
-        picked = mine()
-        if not isinstance(picked, tuple) or picked[1].dtype != torch.int64:
-            return None
-        _, index = picked
-        a, c = self.anchor[:rows].double(), self.candidates.double()
-        d = 1 - (torch.nn.functional.normalize(a) @ torch.nn.functional.normalize(c).mT).abs()
-        d[self.labels[:rows, None] == self.candidate_labels] = torch.inf
-        best = d.min(1).values
-        return float((d.gather(1, index[:rows, None])[:, 0] - best).max())
+    @property
+    def device(self) -> str:
+        return self.anchor.device.type
 
 
-def _problem(b: int, m: int, d: int, dtype: torch.dtype, grad: bool) -> Problem:
-    g = torch.Generator().manual_seed(0)
-    features = [torch.randn(n, d, generator=g).to(dtype).requires_grad_(grad) for n in (b, b, m)]
-    labels = [torch.randint(0, 10, (n,), generator=g) for n in (b, m)]
-    return Problem(*features, *labels)
+class Task(NamedTuple):
+    """What a search looks for: the largest |cosine| (or cosine) among other classes (or all)."""
+
+    signed: bool = False
+    masked: bool = True
 
 
 def loss_problem(b: int, m: int, d: int) -> Problem:
-    return _problem(b, m, d, torch.float32, True)
+    g = torch.Generator().manual_seed(0)
+    features = [torch.randn(n, d, generator=g).requires_grad_() for n in (b, b, m)]
+    return Problem(*features, *(torch.randint(CLASSES, (n,), generator=g) for n in (b, m)))
 
 
-def mining_problem(b: int, m: int, d: int, dtype: torch.dtype) -> Problem:
-    return _problem(b, m, d, dtype, False)
+def mining_problem(
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    data: str = "gaussian",
+    generator: torch.Generator | None = None,
+) -> Problem:
+    """On the generator's device. Clusters and duplicates do not follow classes, so that a row's
+    hardest negatives are the rest of its own."""
+    b, m, d = shape
+    g = generator or torch.Generator().manual_seed(0)
+    at = {"generator": g, "device": g.device}
+    labels, candidate_labels = (torch.randint(CLASSES, (n,), **at) for n in (b, m))
+    centres = torch.randn(CENTRES, d, **at)
+
+    def features(own: Tensor) -> Tensor:
+        x = torch.randn(len(own), d, **at)
+        if data == "relu":
+            x = x.add_(centres[own], alpha=0.5).relu_()
+        elif data != "gaussian":
+            c = centres[torch.randint(CENTRES, (len(own),), **at)]
+            x = x.mul_(1e-2).add_(c) if data == "clusters" else x.mul_(1e-6).add_(1).mul_(c)
+        return x.to(dtype)
+
+    anchor = features(labels)
+    return Problem(anchor, anchor, features(candidate_labels), labels, candidate_labels)
 
 
-def _timed(loss: Callable[[], Tensor], problem: Problem, mode: str) -> Callable[[], object]:
-    """Forward alone, as in evaluation, or forward and backward into fresh gradients."""
+def judge(p: Problem, index: Tensor, task: Task) -> dict[str, float]:
+    """`regret`: the largest excess of the picks' distance over the true minimum, in float64, over a
+    sample of rows; `not_allowed`: how many of these have no pick, or one of their own class."""
+    b, m = len(p.anchor), len(p.candidates)
+    rows = torch.linspace(0, b - 1, min(b, SAMPLE), device=index.device).long()
+    a, y, picks = p.anchor[rows].detach().double(), p.labels[rows], index[rows].long()
+    a = F.normalize(a)
 
-    def forward() -> object:
-        with torch.no_grad():
-            return loss()
+    def distances(chunk: slice) -> Tensor:
+        cosine = a @ F.normalize(p.candidates[chunk].detach().double()).mT
+        d = 1 - (cosine if task.signed else cosine.abs())
+        own = y[:, None] == p.candidate_labels[chunk]
+        return d.masked_fill(own, torch.inf) if task.masked else d
 
-    def both() -> object:
-        for x in (problem.anchor, problem.positive, problem.candidates):
-            x.grad = None
-        loss().backward()
-        return None
-
-    return forward if mode == "forward" else both
-
-
-def _loss_of(module: object) -> Callable[[Problem, str], Callable[[], object]]:
-    def peer(p: Problem, mode: str) -> Callable[[], object]:
-        def loss() -> Tensor:
-            return module.triplet_adv_loss(  # type: ignore[attr-defined]
-                p.anchor, p.positive, p.candidates, p.labels, p.candidate_labels,
-                margin=MARGIN, norm_weight=NORM_WEIGHT,
-            )  # fmt: skip
-
-        return _timed(loss, p, mode)
-
-    return peer
-
-
-def _metric_learning(p: Problem, mode: str) -> Callable[[], object]:
-    """BatchHardMiner and TripletMarginLoss over a reference set that holds positives and pool."""
-    from pytorch_metric_learning.distances import CosineSimilarity
-    from pytorch_metric_learning.losses import TripletMarginLoss
-    from pytorch_metric_learning.miners import BatchHardMiner
-
-    distance = CosineSimilarity()
-    miner, criterion = (
-        BatchHardMiner(distance=distance),
-        TripletMarginLoss(MARGIN, distance=distance),
-    )
-    labels = torch.cat([p.labels, p.candidate_labels])
-
-    def loss() -> Tensor:
-        pool = torch.cat([p.positive, p.candidates])
-        triplets = miner(p.anchor, p.labels, pool, labels)
-        return criterion(p.anchor, p.labels, triplets, ref_emb=pool, ref_labels=labels)
-
-    return _timed(loss, p, mode)
-
-
-def _bare_mm(p: Problem, mode: str = "forward") -> Callable[[], object]:
-    a, c = p.anchor.detach(), p.candidates.detach()
-    out = torch.empty(a.shape[0], c.shape[0], dtype=a.dtype)
-    return lambda: torch.mm(a, c.mT, out=out)
-
-
-def _mine_of(module: object) -> Callable[[Problem], Callable[[], object]]:
-    return lambda p: (
-        lambda: module.mine_negatives(  # type: ignore[attr-defined]
-            p.anchor, p.candidates, p.labels, p.candidate_labels
-        )
-    )
-
-
-LOSS_PEERS = {
-    "tla_ops": _loss_of(tla_ops),
-    "eager": _loss_of(reference),
-    "pytorch_metric_learning": _metric_learning,
-    "mm": _bare_mm,
-}
-MINING_PEERS = {"tla_ops": _mine_of(tla_ops), "eager": _mine_of(reference), "mm": _bare_mm}
+    best = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=a.device)
+    picked = best.clone()
+    for start in range(0, m, CHUNK):
+        d = distances(slice(start, start + CHUNK))
+        best = torch.minimum(best, d.min(1).values)
+        here = (picks >= start) & (picks < start + d.shape[1])
+        at = (picks - start).clamp(0, d.shape[1] - 1)
+        picked = torch.where(here, d.gather(1, at[:, None])[:, 0], picked)
+    nothing_to_pick = best.isinf() & (picks == -1)
+    excess = torch.where(nothing_to_pick, 0, picked - best)
+    bad = ~excess.isfinite()
+    found: dict[str, float] = {}
+    if not bad.all():
+        found["regret"] = max(0.0, float(excess[~bad].max()))
+    if bad.any():
+        found["not_allowed"] = int(bad.sum())
+    return found

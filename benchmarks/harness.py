@@ -26,7 +26,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 @dataclass
 class Row:
-    """One implementation on one problem."""
+    """One implementation on one problem. Without times it failed: `more` says how."""
 
     bench: str
     impl: str
@@ -35,9 +35,9 @@ class Row:
     M: int
     D: int
     dtype: str
-    median_ms: float
-    p20_ms: float
-    p80_ms: float
+    median_ms: float | None = None
+    p20_ms: float | None = None
+    p80_ms: float | None = None
     peak_mb: float | None = None
     regret: float | None = None
     repeats: int = 0
@@ -97,13 +97,14 @@ def measure_on(
         for name, several in runs.items():
             queue = [several[i % len(several)] for i in range(calls)]
             if several[0].prepare:
-                times[name] += [_elapsed(device, [run]) for run in queue[: len(several)]]
+                times[name] += [elapsed(device, [run]) for run in queue[: len(several)]]
             else:
-                times[name].append(_elapsed(device, queue))
+                times[name].append(elapsed(device, queue))
     return times
 
 
-def _elapsed(device: str, queue: Sequence[Run]) -> float:
+def elapsed(device: str, queue: Sequence[Run]) -> float:
+    """Milliseconds a call."""
     if queue[0].prepare:
         queue[0].prepare()
     if device != "cuda":
@@ -133,9 +134,33 @@ def host_time(runs: Sequence[Run]) -> float:
     return statistics.median(times)
 
 
+def peak_mb(device: str, call: Callable[[], object]) -> float | None:
+    """Memory a call takes beyond what is in use before it: outputs, gradients, temporaries.
+    None where a processor's system does not tell, but the call is made."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
+    except OSError:
+        call()
+        return None
+    before = _resident_mb("VmRSS")
+    call()
+    return max(0.0, _resident_mb("VmHWM") - before)
+
+
+def _resident_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+
+
 def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
     """(median, 20%, 80%)"""
-    p20, *_, p80 = statistics.quantiles(values, n=5)
+    p20, *_, p80 = statistics.quantiles(values, n=5, method="inclusive")
     return statistics.median(values), p20, p80
 
 
@@ -190,11 +215,15 @@ def print_table(rows: list[Row]) -> None:
     """Each problem with its implementations, and how many times slower each is than ours."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.bench, row.mode, row.B, row.M, row.D, row.dtype), []).append(row)
-    for (bench, mode, b, m, d, dtype), group in groups.items():
+        problem = row.B, row.M, row.D, row.dtype, row.more.get("data", "")
+        groups.setdefault((row.bench, row.mode, *problem), []).append(row)
+    for (bench, mode, b, m, d, dtype, data), group in groups.items():
         ours = next((row.median_ms for row in group if row.impl == "tla_ops"), None)
-        print(f"\n{bench} {mode}, B={b} M={m} D={d} {dtype}")
-        for row in sorted(group, key=lambda row: row.median_ms):
+        print(f"\n{bench} {mode}, B={b} M={m} D={d} {dtype} {data}".rstrip())
+        for row in group:
+            if row.median_ms is None:
+                print(f"  {row.impl:<26}{row.more.get('error', '')}")
+        for row in sorted((r for r in group if r.median_ms is not None), key=lambda r: r.median_ms):
             ratio = f"{row.median_ms / ours:8.2f} x" if ours else ""
             regret = "" if row.regret is None else f"  regret {row.regret:.1e}"
             print(

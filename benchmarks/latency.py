@@ -22,7 +22,16 @@ from pathlib import Path
 import torch
 from cases import Problem
 from floor import floor_rows
-from harness import Row, Run, host_time, measure_on, print_table, quantiles, write_results
+from harness import (
+    Row,
+    Run,
+    host_time,
+    measure_on,
+    peak_mb,
+    print_table,
+    quantiles,
+    write_results,
+)
 from latency_impls import (
     EAGER,
     GRAPH,
@@ -105,7 +114,7 @@ class Bench:
                 if runs[impl][0].prepare is None:
                     more["host_ms"] = host_time(runs[impl])
                 if impl in EAGER:
-                    more["peak_mb"] = peak_mb(runs[impl][0])
+                    more["peak_mb"] = peak_mb(device, runs[impl][0].call)
             row = Row("triplet_adv_loss", impl, mode, *shape, name, *quantiles(values))
             row.repeats, row.more = len(values), more | {"input_sets": len(problems)}
             rows.append(row)
@@ -170,15 +179,6 @@ class Bench:
             for key, value in found.items():
                 worst[key] = max(worst.get(key, 0.0), value) if value == value else value
         return worst
-
-
-def peak_mb(run: Run) -> float:
-    """Memory a call takes beyond what is allocated before it: outputs, gradients, temporaries."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run.call()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def plan_of(args: argparse.Namespace) -> Plan:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from render_latency import latency_tables, line
+from render_mining import grid_tables, long_table
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "performance.md"
@@ -23,11 +24,11 @@ ratios to `tla_ops` in the same run count.
 - `mm`: the bare matrix product of anchors and candidates into a preallocated output, in the inputs'
   dtype. It neither masks nor picks, has no norms and no gradients; a bfloat16 product uses the
   processor's matrix unit and stores rounded scores, on which nothing should be mined.
-- regret: how much farther the pick is than the true minimum, in float64, over 64 rows.
+- regret: how much farther the pick is than the true minimum, in float64, over a sample of rows.
 """
 COLUMNS = (
     *("bench", "mode", "B, M, D", "dtype", "implementation"),
-    *("median ms", "20–80%", "to tla_ops", "regret"),
+    *("median ms", "20–80%", "to tla_ops"),
 )
 
 
@@ -45,12 +46,12 @@ def tables(document: dict) -> list[str]:
     ]
     for (bench, mode, dtype, b, m, d), rows in groups.items():
         ours = next(row["median_ms"] for row in rows if row["impl"] == "tla_ops")
-        for row in sorted(rows, key=lambda row: row["median_ms"]):
+        timed = [row for row in rows if "median_ms" in row]
+        for row in sorted(timed, key=lambda row: row["median_ms"]):
             ratio = row["median_ms"] / ours
             cells = (
                 *(bench, mode, f"{b}, {m}, {d}", dtype, row["impl"], f"{row['median_ms']:.3f}"),
                 *(f"{row['p20_ms']:.3f}–{row['p80_ms']:.3f}", f"{ratio:.2f}"),
-                f"{row['regret']:.0e}" if "regret" in row else "",
             )
             lines.append(line(cells))
     return lines
@@ -59,13 +60,20 @@ def tables(document: dict) -> list[str]:
 def page(results: Path) -> str:
     """The whole of docs/performance.md: says nothing that is not in a results file."""
     parts = [INTRO]
-    for path in sorted(results.glob("*/peers.json")):
-        parts.append("\n".join(tables(json.loads(path.read_text()))) + "\n")
-    for path in sorted(results.glob("*/latency.json")):
-        document = json.loads(path.read_text())
+    for path in sorted(results.glob("*/triplet_adv_loss.json")):
+        parts.append("\n".join(tables(_read(path))) + "\n")
+    for document in map(_read, sorted(results.glob("*/latency.json"))):
         if "capability" in document:  # a GPU's
             parts.append("\n".join(latency_tables(document)) + "\n")
+    mining = [_read(path) for path in sorted(results.glob("*/mine_negatives.json"))]
+    for gpu in [d for d in mining if "capability" in d] or [None]:
+        parts.append("\n".join(grid_tables(gpu)) + "\n")
+    parts += ["\n".join(long_table(document)) + "\n" for document in mining]
     return "\n".join(parts)
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text())
 
 
 def main() -> None:

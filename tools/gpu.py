@@ -39,6 +39,11 @@ TO_TEST = {
     **{"sklearn": "scikit-learn", "matplotlib": "matplotlib"},
 }
 HELPFUL = {"xdist": "pytest-xdist"}
+# To compare with. Installed without their dependencies: torch and triton are this Python's.
+PEERS = {
+    **{"pytorch_metric_learning": "pytorch-metric-learning", "flash_kmeans": "flash-kmeans"},
+    "tqdm": "tqdm",
+}
 PROBE = """
 import json, torch
 cuda = torch.cuda.is_available()
@@ -110,14 +115,13 @@ def make_environment() -> list[str]:
         mine.append(site.getusersitepackages())
     Path(folder, "python_that_ran_make_gpu.pth").write_text("\n".join(dict.fromkeys(mine)) + "\n")
     lacks = missing(TO_BUILD) + missing_programs()
-    wanted = [name for name in lacks + missing(TO_TEST | HELPFUL) if name != "pip"]
+    wanted = [name for name in lacks + missing(TO_TEST | HELPFUL | PEERS) if name != "pip"]
     wheels = ROOT / "wheels"
     if wanted and wheels.is_dir() and "pip" not in lacks:
         for name in wanted:  # one at a time: what is not there stops none of the others
-            subprocess.run(
-                [PYTHON, "-m", "pip", "install", "-q", "--no-index", "--find-links", wheels, name],
-                cwd="/",
-            )
+            alone = ["--no-deps"] if name in PEERS.values() else []
+            install = [PYTHON, "-m", "pip", "install", "-q", "--no-index", "--find-links", wheels]
+            subprocess.run([*install, *alone, name], cwd="/")
     return [name for name in lacks if name == "pip" or not _in_environment(name)]
 
 
@@ -156,6 +160,14 @@ def all_steps(results: Path, commit: str | None, capability: Sequence[int]) -> l
         [PYTHON, TOOLS / "gpu_selftest.py", "--output", results / "correctness.json", *named],
         limit=60,
     )
+    mining = Step(
+        "mining",
+        [
+            *(PYTHON, BENCHMARKS / "bench_mine_negatives.py", "--device", "cuda"),
+            *("--seconds", "90", "--output", results / "mine_negatives.json", *named),
+        ],
+        limit=120,
+    )
     # From another folder than the checkout, whose tla_ops is not built.
     tests = Step(
         "tests",
@@ -178,7 +190,8 @@ def all_steps(results: Path, commit: str | None, capability: Sequence[int]) -> l
         ],
         limit=150,
     )
-    return [build, selftest, tests, latency, *(_sanitize(tool, checker) for tool in SANITIZERS)]
+    checks = (_sanitize(tool, checker) for tool in SANITIZERS)
+    return [build, selftest, mining, tests, latency, *checks]
 
 
 def _sanitize(tool: str, checker: str | None) -> Step:

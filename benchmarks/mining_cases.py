@@ -1,0 +1,83 @@
+"""The problems of bench_mine_negatives.py, most telling first. Plain data: render.py reads it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+Shape = tuple[int, int, int]
+SIZES = (65536, 16384, 4096)
+DIMS = (1024, 640, 2048, 4096)
+BANK: Shape = (50, 10**6, 640)
+DTYPES = ("bfloat16", "float32")
+DATA = ("gaussian", "relu", "clusters", "duplicates")
+PATHS = ("wgmma", "mma", "blas", "bank", "tiles")
+"""The ways a CUDA search may go (csrc/common/plan_large.h)."""
+OTHER_PATH = "the plan takes"
+"""How the row of a path begins its error where the path does not take the problem."""
+FEW_PRODUCTS = 2**36
+"""Tiles, which have no matrix unit, take seconds beyond."""
+
+
+class Case(NamedTuple):
+    """`slow`: what takes long to start, for any new shape, in place of all the others."""
+
+    shape: Shape
+    dtype: str
+    data: str = "gaussian"
+    slow: bool = False
+
+    @property
+    def problem(self) -> Case:
+        return self._replace(slow=False)
+
+    @property
+    def is_bank(self) -> bool:
+        """Reading the candidates once is what takes the time."""
+        return self.shape[0] <= 64
+
+    @property
+    def products(self) -> int:
+        b, m, d = self.shape
+        return b * m * d
+
+    def __str__(self) -> str:
+        return f"{self.shape} {self.dtype} {self.data}" + (", slow peers" if self.slow else "")
+
+
+GRID: list[tuple[Shape, str]] = [
+    *((BANK, dtype) for dtype in DTYPES),
+    *(((n, n, d), dtype) for n in SIZES for d in sorted(DIMS) for dtype in DTYPES),
+]
+"""The rows of the table, measured or not."""
+
+
+def gpu_cases() -> list[Case]:
+    big, middle, _ = SIZES
+    main = [Case((big, big, DIMS[0]), dtype) for dtype in DTYPES]
+    told = [*main, *(Case(BANK, dtype) for dtype in DTYPES)]
+    told += [Case((big, big, d), "bfloat16") for d in DIMS]
+    told += [case._replace(slow=True) for case in main]
+    told += [Case((middle, middle, DIMS[0]), "float32", data) for data in DATA]
+    told += [Case((n, n, d), dtype) for d in DIMS for n in SIZES[1:] for dtype in DTYPES]
+    told += [Case((middle, middle, DIMS[0]), "bfloat16", data) for data in DATA]
+    told += [Case((big, big, d), "float32") for d in DIMS]
+    told += [Case((n, n, d), "float32", "relu") for n in SIZES for d in DIMS]
+    told += [Case((big, big, d), dtype, slow=True) for d in DIMS[1:] for dtype in DTYPES]
+    return list(dict.fromkeys(told))
+
+
+def cpu_cases() -> list[Case]:
+    small, middle, large = (50, 2000, 640), (1024, 8192, 640), (1024, 65536, 640)
+    told = [Case(shape, dtype) for shape in (small, middle) for dtype in reversed(DTYPES)]
+    told += [Case(middle, "float32", data) for data in DATA[1:]]
+    told += [Case(middle, "float32", slow=True)]
+    bank = (50, 10**5, 640)
+    return told + [Case(shape, dtype) for shape in (large, bank) for dtype in reversed(DTYPES)]
+
+
+def quick_cases() -> list[Case]:
+    return [
+        *(Case((70, 600, 64), "float32", data) for data in DATA),
+        Case((70, 600, 64), "bfloat16"),
+        Case((50, 3000, 64), "float32"),
+    ]
