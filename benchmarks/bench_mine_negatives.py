@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from cases import Problem, Task, judge, mining_problem
@@ -269,6 +270,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"WRONG: {line}")
     print(f"\nwritten to {path}")
     return 1 if bench.wrong else 0
+
+
+# pytest benchmarks/bench_mine_negatives.py: pytest-benchmark over a few of these problems.
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    cases = [Case(s, t) for s in ((50, 2000, 640), (256, 8192, 640)) for t in DTYPES]
+    metafunc.parametrize("case", cases, ids=str)
+    metafunc.parametrize("impl", ["tla_ops", *(n for n, p in MINING_PEERS.items() if not p.slow)])
+
+
+def bench_mine_negatives(benchmark: Any, case: Case, impl: str) -> None:
+    problem = mining_problem(case.shape, getattr(torch, case.dtype), case.data)
+    make = tla_ops_search if impl == "tla_ops" else MINING_PEERS[impl].make
+    benchmark.group = str(case)
+    benchmark(make(problem))
 
 
 if __name__ == "__main__":

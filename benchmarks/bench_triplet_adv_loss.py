@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cases import loss_problem
 from harness import Row, measure, print_table, write_results
@@ -43,6 +44,20 @@ def main() -> None:
     path = write_results("triplet_adv_loss", rows, args.output)
     print_table(rows)
     print(f"\nwritten to {path}")
+
+
+# pytest benchmarks/bench_triplet_adv_loss.py: pytest-benchmark over the papers' pool sizes.
+
+
+def pytest_generate_tests(metafunc: Any) -> None:
+    metafunc.parametrize("m", [1, 250, 500, 1000, 2000])
+    metafunc.parametrize("mode", ["forward", "both"])
+    metafunc.parametrize("impl", list(LOSS_PEERS))
+
+
+def bench_triplet_adv_loss(benchmark: Any, m: int, mode: str, impl: str) -> None:
+    benchmark.group = f"triplet_adv_loss {mode} (50, {m}, 640)"
+    benchmark(LOSS_PEERS[impl](loss_problem(50, m, 640), mode))
 
 
 if __name__ == "__main__":

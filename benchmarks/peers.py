@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import unittest
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -35,8 +36,8 @@ CHUNK_BYTES = {"cuda": 2**30, "cpu": 2**26}
 """Of the products that `eager_chunks` holds at a time."""
 
 
-class NotHere(Exception):
-    """An implementation that cannot be had for this problem on this machine."""
+class NotHere(unittest.SkipTest):
+    """An implementation that cannot be had for this problem on this machine. pytest skips it."""
 
 
 def package(name: str, module: str | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""How many candidates a screen in float16 leaves to rescore, simulated: python benchmarks/screening.py
+"""How many candidates a float16 screen leaves to rescore: python benchmarks/screening.py
 
 The bound of docs/exactness.md on the CPU: rows are packed and multiplied as CUDA's screens do, and
 lists are filled as so many blocks would that each look at a tile of candidates at the same time.
@@ -59,7 +59,7 @@ FEATURES = {
 
 
 def packed(unit: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What float16 holds of unit rows less a mean, its norms, and the norms of what rounding took."""
+    """Unit rows less a mean as float16 holds them, their norms, the norms of what rounding took."""
     rest = unit - mean
     half = (rest * 2**14).half().double() / 2**14
     lost = (rest - half).norm(dim=1).float() * 1.001 + 2**-23
