@@ -14,8 +14,9 @@ from simt.client import Spread
 from simt.operators import GPUS, adv_loss, backward, cdist, loss, mine, mine_large, share
 
 import tla_ops
-from tla_ops import ops
+from tla_ops import _build_info, ops
 
+AVAILABLE = _build_info.info()["cpu"]["available"]
 FAR = 2**31 + 8  # elements; a multiple of what is loaded at once
 
 
@@ -113,8 +114,17 @@ def everything(a, p, c, y, cy, metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_far_apart(dtype, metric):
+@pytest.mark.parametrize("isa", [AVAILABLE[0], AVAILABLE[-1]])
+def test_rows_far_apart(isa, dtype, metric):
     """Sizes for which a search is screened by products, too, with strides no BLAS takes."""
+    before = torch.ops.tla_ops.use_instruction_set(isa)
+    try:
+        compare_far_apart(dtype, metric)
+    finally:
+        torch.ops.tla_ops.use_instruction_set(before)
+
+
+def compare_far_apart(dtype, metric):
     p = make_problem(100, 130, 20, 2, dtype=dtype)
     near = everything(*p, metric)
     for at in (0, 1):

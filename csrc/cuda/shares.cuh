@@ -44,7 +44,7 @@ template <class T>
 struct Shares {
   const SharesParams& p;
 
-  // Of position q's row, whose anchors begin at `first`: a full piece begins at `at`.
+  // Whether a piece of the row that begins at position `at` is full.
   TLA_DEVICE bool full(int64_t row, int64_t at) const {
     return at + kSharesOfPiece <= p.b && p.picks[at + kSharesOfPiece - 1] == row;
   }
@@ -77,8 +77,8 @@ struct Shares {
 
   // The full piece whose place is `place`, if there is one.
   TLA_DEVICE void sum_piece(int64_t place) const {
-    // It begins among these positions, and so has the last of them; the row that stands there began in front of them,
-    // in pieces, or among them.
+    // It begins among these positions, and so has the last of them. The row that stands there begins among them, too,
+    // or before, whole pieces away.
     const int64_t low = place * kSharesOfPiece, high = low + kSharesOfPiece - 1;
     const int64_t row = p.picks[high];
     if (row < 0) return;
