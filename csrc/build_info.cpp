@@ -120,10 +120,14 @@ py::dict plan_rows(int64_t rows, int64_t element_size, int64_t multiprocessors, 
   return result;
 }
 
-py::dict plan_backward(int64_t anchors, int64_t pool_rows, int64_t multiprocessors, int capability) {
-  const tla::BackwardPlan plan = tla::plan_backward(anchors, pool_rows, {multiprocessors, capability});
+py::dict plan_backward(int64_t anchors, int64_t pool_rows, bool picks, int64_t multiprocessors, int capability) {
+  const tla::BackwardPlan plan =
+      tla::plan_backward(anchors, pool_rows, tla::sorts_picks(anchors, picks), {multiprocessors, capability});
   py::dict result;
+  result["sorted"] = plan.sorted;
   result["anchor_blocks"] = plan.anchor_blocks;
+  result["piece_blocks"] = plan.pieces.blocks;
+  result["row_blocks"] = plan.rows.blocks;
   set_shape(result, plan.shape);
   return result;
 }
@@ -159,6 +163,6 @@ PYBIND11_MODULE(_build_info, m) {
         py::arg("product"), py::arg("screens"), py::arg("multiprocessors"), py::arg("capability"));
   m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
         py::arg("capability"));
-  m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("multiprocessors"),
-        py::arg("capability"));
+  m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("picks"),
+        py::arg("multiprocessors"), py::arg("capability"));
 }

@@ -88,6 +88,12 @@ DRAWS = {
 }
 
 
+def many(problem):
+    """The same anchors and candidates over and over: picks are sorted for the backward."""
+    a, p, c, y, cy = problem
+    return Problem(a.repeat(30, 1), p.repeat(30, 1, 1), c.repeat(5, 1), y.repeat(30), cy.repeat(5))
+
+
 def apart(problem):
     """The same numbers in tensors that are nobody else's; features require gradients."""
     return Problem(*problem.leaves().features, *(x.clone() for x in problem[3:]))
@@ -142,7 +148,9 @@ def test_graphs_take_fresh_inputs(step):
             assert all(map(same_bits, captured(problem), expected))
 
 
-@pytest.mark.parametrize("size", [(1, 1, 1), (50, 500, 640), (300, 4000, 64)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(1, 1, 1), (50, 500, 640), (300, 4000, 64), (1500, 3, 33)], ids=str
+)
 def test_graphs_of_other_sizes(size):
     B, M, D = size
     captured = Captured(adv_step, problem_of(0, B, M, D))
@@ -328,7 +336,9 @@ def bank_step(p, bank=[]):  # noqa: B006
 
 
 OTHERS = {
-    **DRAWS, "sparse_grad": sparse_step, "generator": generator_step, "FeatureBank": bank_step
+    **DRAWS, "sparse_grad": sparse_step, "generator": generator_step, "FeatureBank": bank_step,
+    "many anchors": lambda p: adv_step(many(p)), "many anchors, sparse_grad":
+    lambda p: sparse_step(many(p)), "one batch of many": lambda p: batch_step(many(p)),
 }  # fmt: skip
 
 
@@ -404,7 +414,7 @@ def test_the_matrix_is_never_stored(mining, metric):
 
 
 @every_step
-@pytest.mark.parametrize("size", [(200, 12, 65), (64, 5000, 33)], ids=str)
+@pytest.mark.parametrize("size", [(200, 12, 65), (64, 5000, 33), (1500, 12, 5)], ids=str)
 def test_a_hundred_runs_have_the_same_bits(size, step):
     """Of 12 candidates each is picked by many anchors, whose gradients are summed in one order."""
     B, M, D = size
@@ -414,6 +424,25 @@ def test_a_hundred_runs_have_the_same_bits(size, step):
     first = step(problem)
     wrong = sum(differences(step(problem), first) for _ in range(100))
     assert int(wrong) == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("size", [(513, 1, 20), (3000, 2, 65), (3000, 5000, 33)], ids=str)
+def test_gradients_of_many_anchors(size, metric):
+    """Sorted picks: what the CPU computes, and sparse rows that add up to the dense gradient."""
+    p = problem_of(3, *size)
+    index = tla_ops.mine_negatives(*p.mine, metric=metric)[1]
+    rows = [torch.tensor(0.7, device=CUDA), *p.features, None, index]
+    call = (0.4, 1.0, 0.02, metric, "l2", "mean", True, True, True)
+    got = torch.ops.tla_ops.triplet_loss_backward(*rows, *call, False)
+    on_cpu = [x if x is None else x.cpu() for x in rows]
+    for mine, expected in zip(
+        got, torch.ops.tla_ops.triplet_loss_backward(*on_cpu, *call, False), strict=True
+    ):
+        close(mine, expected)
+    *_, owned = torch.ops.tla_ops.triplet_loss_backward(*rows, *call, True)
+    dense = torch.zeros_like(got[2]).index_add_(0, index.clamp(min=0), owned)
+    assert torch.equal(dense, got[2])
 
 
 @pytest.mark.parametrize("metric", METRICS)

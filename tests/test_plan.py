@@ -172,12 +172,23 @@ def test_rows_fit_at_once(rows, size, gpu):
     assert 1 <= plan["blocks"] <= gpu[0] * min(gpu[3], 65536 // (168 if size == 4 else 255) // 128)
 
 
-@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), gpus)
-def test_backward_has_a_block_for_all_work(anchors, pool_rows, gpu):
-    plan = plan_backward(anchors, pool_rows, *gpu[:2])
+@given(st.one_of(st.integers(0, 1200), st.integers(0, 1 << 40)), st.integers(0, 1 << 40),
+       st.booleans(), gpus)  # fmt: skip
+def test_backward_has_a_block_for_all_work(anchors, pool_rows, picks, gpu):
+    plan = plan_backward(anchors, pool_rows, picks, *gpu[:2])
+    assert plan["sorted"] == (picks and anchors > 512)
     assert (plan["anchor_blocks"] > 0) == (anchors > 0)
-    assert (plan["blocks"] > plan["anchor_blocks"]) == (pool_rows > 0)
-    assert plan["blocks"] < 2**31
+    # Where picks are sorted, the pool is cleared before.
+    fills = not plan["sorted"] and pool_rows > 0
+    assert (plan["blocks"] > plan["anchor_blocks"]) == fills
+    assert (plan["piece_blocks"] > 0) == (plan["row_blocks"] > 0) == plan["sorted"]
+    assert all(plan[name] < 2**31 for name in ("blocks", "piece_blocks", "row_blocks"))
+
+
+def test_the_papers_batches_are_one_launch():
+    assert not plan_backward(50, 10**6, True, 132, 90)["sorted"]
+    assert plan_backward(65536, 10**6, True, 132, 90)["sorted"]
+    assert not plan_backward(65536, 0, False, 132, 90)["sorted"]
 
 
 @given(st.integers(0, 50), few, some, st.sampled_from([4, 8]), gpus)

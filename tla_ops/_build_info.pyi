@@ -45,9 +45,10 @@ def plan_rows(
     """The launch for work of a warp a row."""
 
 def plan_backward(
-    anchors: int, pool_rows: int, multiprocessors: int, capability: int
+    anchors: int, pool_rows: int, picks: bool, multiprocessors: int, capability: int
 ) -> dict[str, Any]:
-    """The launch of triplet_loss_backward, anchor_blocks of it for the anchors."""
+    """The launch of triplet_loss_backward, anchor_blocks of it for the anchors; or, with pools
+    that are picked from by many, whether it sorts the picks, and the launches behind that."""
 
 def plan_cdist(
     n: int, b: int, m: int, element_size: int, multiprocessors: int, capability: int

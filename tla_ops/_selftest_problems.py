@@ -96,4 +96,7 @@ def problems() -> list[Problem]:
     make("shorter rows", 34, 70, 260, 1, torch.float32, torch.float16)
     make("many rows", 260, 2600, 3)
     change(metrics=("euclidean",))
+    # More of them than a launch looks through, and than one piece of a row's shares holds.
+    make("many anchors", 700, 2, 3)
+    change(candidate_labels=torch.tensor([0, 1]), metrics=("angular", "euclidean"))
     return made

@@ -161,17 +161,28 @@ inline LaunchShape plan_rows(int64_t rows, bool wide, Gpu gpu) {
   return shape;
 }
 
+// What anchors send to a pool's row is added up in pieces of so many anchors, whatever the plan.
+inline constexpr int64_t kSharesOfPiece = 256;
+
+// Whether picks are sorted, for which several launches are paid, or every anchor and every row of the pool looks
+// through all picks. `picks`: of a pool, whose gradient is asked for.
+inline bool sorts_picks(int64_t anchors, bool picks) { return picks && anchors > 512; }
+
 // triplet_loss_backward: blocks that take an anchor each, and behind them blocks whose warps clear eight rows of a pool
-// at a time.
+// at a time; where picks are sorted, pools are cleared before, and blocks take full pieces and then rows.
 struct BackwardPlan {
+  bool sorted = false;
   int64_t anchor_blocks = 0;
-  LaunchShape shape;
+  LaunchShape shape, pieces, rows;
 };
-inline BackwardPlan plan_backward(int64_t anchors, int64_t pool_rows, Gpu gpu) {
+inline BackwardPlan plan_backward(int64_t anchors, int64_t pool_rows, bool sorted, Gpu gpu) {
   const int64_t most = 16 * gpu.multiprocessors;
   BackwardPlan plan;
+  plan.sorted = sorted;
   plan.anchor_blocks = std::min(anchors, most);
-  plan.shape.blocks = plan.anchor_blocks + std::min(ceil_div(pool_rows, 8 * kThreads / 32), most);
+  plan.shape.blocks = plan.anchor_blocks + (sorted ? 0 : std::min(ceil_div(pool_rows, 8 * kThreads / 32), most));
+  plan.pieces.blocks = sorted ? std::min(anchors / kSharesOfPiece, most) : 0;
+  plan.rows.blocks = sorted ? plan.anchor_blocks : 0;
   return plan;
 }
 

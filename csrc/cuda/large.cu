@@ -2,7 +2,6 @@
 #include <torch/csrc/stable/stableivalue_conversions.h>
 
 #include <array>
-#include <utility>
 
 #include "large.h"
 #include "mine_large.cuh"
@@ -17,15 +16,6 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
                                     from(out)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "dtype_out", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // takes back what the stack holds
-}
-
-// Values and indices of an ascending sort; equal elements stay in their order.
-std::pair<Tensor, Tensor> stable_sort(const Tensor& t) {
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  std::array<StableIValue, 4> stack{from(t), from(std::optional<bool>(true)), from(int64_t{0}), from(false)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
 }
 
 LargeProblem problem_of(const SearchSetup& setup) {

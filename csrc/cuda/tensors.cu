@@ -1,8 +1,20 @@
 // The search's parameters from the operators' arguments.
+#include <torch/csrc/stable/stableivalue_conversions.h>
+
+#include <array>
+
 #include "mine.cuh"
 #include "tensors.h"
 
 namespace tla::cuda {
+
+std::pair<Tensor, Tensor> stable_sort(const Tensor& t) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  std::array<StableIValue, 4> stack{from(t), from(std::optional<bool>(true)), from(int64_t{0}), from(false)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
+}
 
 SearchSetup::SearchSetup(const Device& device, const Tensor& anchor, const Tensor& candidates, const Tensor& labels,
                          const Tensor& candidate_labels, const std::optional<Tensor>& positive,

@@ -10,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../common/tensor_types.h"
@@ -41,6 +42,11 @@ class Device {
   Gpu gpu() const {
     return {attribute(cudaDevAttrMultiProcessorCount),
             10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor)};
+  }
+
+  // Zeros, at the speed of a copy.
+  void clear(void* data, int64_t bytes) const {
+    if (bytes > 0) check(cudaMemsetAsync(data, 0, bytes, stream_), "cudaMemsetAsync");
   }
 
   // The launch that `launch_*` functions ask for.
@@ -93,6 +99,9 @@ inline Output output_of(const Tensor& t) { return {t.mutable_data_ptr(), type_of
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& size, ScalarType type) {
   return torch::stable::empty(size, type, std::nullopt, like.device());
 }
+
+// Values and indices of an ascending sort of one dimension; equal elements stay in their order.
+std::pair<Tensor, Tensor> stable_sort(const Tensor& t);
 
 // The size of the last dimension, which kernels count in int.
 inline int dim_of(const Tensor& t) {

@@ -44,6 +44,8 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_backward(Tensor grad, Tensor anc
   const int64_t weights = workspace.reserve(b * (k + 1) * sizeof(PairWeights));
   const int64_t shares = workspace.reserve(2 * b * sizeof(PairWeights));
   const int64_t links = workspace.reserve(2 * b * sizeof(int64_t));
+  const BackwardPlan plan = backward_plan(params, device.gpu());
+  const int64_t pieces = workspace.reserve(plan.sorted ? bytes_of_pieces(b, d) : 0);
   workspace.allocate(anchor);
   params.pairs = workspace.at(pairs);
   params.to_positive = workspace.at<PairWeights>(weights);
@@ -52,7 +54,20 @@ std::tuple<Tensor, Tensor, Tensor> triplet_loss_backward(Tensor grad, Tensor anc
     params.shares[pool] = workspace.at<PairWeights>(shares) + pool * b;
     params.next[pool] = workspace.at<int64_t>(links) + pool * b;
   }
-  launch_triplet_loss_backward(params, result_type(anchor) == ScalarType::Double, device.gpu(), device.launcher());
+  params.pieces = workspace.at<double>(pieces);
+  std::vector<Tensor> picks, kept;
+  for (const Pool pool : {kPositives, kNegatives}) {
+    picks.push_back(empty(anchor, {plan.sorted && picked_from(params, pool) ? b : 0}, ScalarType::Long));
+    if (picks[pool].numel() > 0) params.picks[pool] = static_cast<int64_t*>(picks[pool].mutable_data_ptr());
+  }
+  const auto sort = [&](Pool pool) {
+    const auto [sorted, anchors] = stable_sort(picks[pool]);
+    kept.insert(kept.end(), {sorted, anchors});
+    return SortedPicks{static_cast<const int64_t*>(sorted.const_data_ptr()),
+                       static_cast<const int64_t*>(anchors.const_data_ptr())};
+  };
+  const auto clear = [&](void* data, int64_t bytes) { device.clear(data, bytes); };
+  launch_triplet_loss_backward(params, plan, result_type(anchor) == ScalarType::Double, device.launcher(), clear, sort);
   return {grad_anchor, grad_positive, grad_negative};
 }
 

@@ -1,9 +1,11 @@
-// triplet_loss_backward in one launch: a block for each anchor, which also owns the pool rows that it was the first to
-// pick, and blocks that fill the rows nobody picked with zeros. Distances are computed again from the rows.
+// triplet_loss_backward, a block for each anchor; distances are computed again from the rows. Where anchors are few one
+// launch is all: an anchor owns the pool rows that it was the first to pick, and further blocks fill the rows nobody
+// picked with zeros. Where they are many, pools are cleared, picks sorted, and shares added up by launches of their
+// own.
 #pragma once
 
-#include "gradient.cuh"
 #include "mine.cuh"
+#include "shares.cuh"
 #include "triplet.cuh"
 
 namespace tla::cuda {
@@ -22,12 +24,19 @@ struct TripletBackwardParams {
   PairWeights *to_positive = nullptr, *to_negative = nullptr;
   PairWeights* shares[2] = {nullptr, nullptr};
   int64_t* next[2] = {nullptr, nullptr};
+  // (b) picks, to be sorted, of each pool whose rows have no owners; and the sums of pieces of shares.
+  int64_t* picks[2] = {nullptr, nullptr};
+  double* pieces = nullptr;
 };
 
 // Bytes of a pair in the workspace, whatever it is computed in.
 constexpr int64_t kPairBytes = sizeof(Pair<double>);
 
 enum Pool { kPositives, kNegatives };
+
+inline int64_t bytes_of_pieces(int64_t b, int64_t d) {
+  return b / kSharesOfPiece * d * static_cast<int64_t>(sizeof(double));
+}
 
 template <class Op, class T>
 struct TripletBackward {
@@ -55,6 +64,11 @@ struct TripletBackward {
   }
   TLA_DEVICE const int64_t* indices(Pool pool) const {
     return pool == kPositives ? t.positive_index : t.negative_index;
+  }
+
+  // Of what an anchor sends to the row it picked, as its own block knows it.
+  TLA_DEVICE const PairWeights* own_weights(Pool pool) const {
+    return pool == kPositives ? p.to_positive : p.to_negative;
   }
 
   // The weights of anchor i and its k-th positive, or for k = -1 its negative, and the anchor's squared norm; by a
@@ -106,6 +120,8 @@ struct TripletBackward {
       if (k < 0) anchor_norm[0] = norm_slope(square, upstream(i));
     }
     if (out && thread_id() == 0) anchor_norm[0] = 0;
+    for (const Pool pool : {kPositives, kNegatives})
+      if (p.picks[pool] != nullptr && thread_id() == 0) p.picks[pool][i] = pick(pool, i);
     block_sync();
     for (int64_t k = 4 * thread_id(); k < t.d; k += 4 * kThreads)
       write_columns(i, k, out, has_negative, anchor_norm[0]);
@@ -158,17 +174,18 @@ struct TripletBackward {
     }
     block_sync();
     for (int64_t k = 4 * thread_id(); k < t.d && (owns || at_anchor); k += 4 * kThreads) {
-      double sum[4] = {};
+      ShareSum<T> sum;
       if (owns) {
         const Pack<T, 4> y = pack_of<T>(rows, row, k, t.d);
+        int in_piece = 0;
         for (int64_t n = i; n >= 0; n = p.next[pool][n]) {
           const Pack<T, 4> a = pack_of<T>(t.anchor, n, k, t.d);
-          const PairWeights& w = n != i ? p.shares[pool][n] : pool == kPositives ? p.to_positive[i] : p.to_negative[i];
-#pragma unroll
-          for (int e = 0; e < 4; ++e) sum[e] += w.to_y(a.at[e], y.at[e], k + e);
+          sum.add(n != i ? p.shares[pool][n] : own_weights(pool)[i], a, y, k);
+          if (++in_piece % kSharesOfPiece == 0) sum.end_piece();
         }
+        sum.end_piece();
       }
-      store4(grad, at_anchor ? i : row, k, t.d, sum);
+      store4(grad, at_anchor ? i : row, k, t.d, sum.total);
     }
   }
 
@@ -240,20 +257,58 @@ triplet_loss_backward_kernel(const TripletBackwardParams p) {
   }
   for (int64_t i = block_id(); i < t.b; i += p.anchor_blocks) {
     backward.differentiate(i);
-    if (picks_positives) backward.own(kPositives, p.grad_positive, t.positive.first, i, false);
-    if (p.grad_negative.data != nullptr) backward.own(kNegatives, p.grad_negative, t.negative, i, !pools_negatives);
+    if (picks_positives && p.picks[kPositives] == nullptr)
+      backward.own(kPositives, p.grad_positive, t.positive.first, i, false);
+    if (p.grad_negative.data != nullptr && p.picks[kNegatives] == nullptr)
+      backward.own(kNegatives, p.grad_negative, t.negative, i, !pools_negatives);
   }
 }
 
-template <class Launch>
-void launch_triplet_loss_backward(TripletBackwardParams p, bool wide, Gpu gpu, const Launch& launch) {
+// Whether the gradient of what a pool's picks name is asked for.
+inline bool picked_from(const TripletBackwardParams& p, Pool pool) {
+  return pool == kPositives ? p.grad_positive.data != nullptr && p.triplets.positive_index != nullptr
+                            : p.grad_negative.data != nullptr && p.triplets.negative_index != nullptr;
+}
+inline BackwardPlan backward_plan(const TripletBackwardParams& p, bool sorted, Gpu gpu) {
   const int64_t pools =
       (p.grad_positive.data != nullptr) * p.positive_pool + (p.grad_negative.data != nullptr) * p.negative_pool;
-  const BackwardPlan plan = plan_backward(p.triplets.b, pools, gpu);
+  return plan_backward(p.triplets.b, pools, sorted, gpu);
+}
+inline BackwardPlan backward_plan(const TripletBackwardParams& p, Gpu gpu) {
+  const bool picks = picked_from(p, kPositives) || picked_from(p, kNegatives);
+  return backward_plan(p, sorts_picks(p.triplets.b, picks), gpu);
+}
+
+// Of a plan that sorts, `p` has the picks' arrays. clear(data, bytes) makes zeros; sort(pool) sorts the pool's picks in
+// a stable way and says where those are, and whose.
+struct SortedPicks {
+  const int64_t *picks, *anchors;
+};
+template <class Launch, class Clear, class Sort>
+void launch_triplet_loss_backward(TripletBackwardParams p, const BackwardPlan& plan, bool wide, const Launch& launch,
+                                  const Clear& clear, const Sort& sort) {
+  const Triplets& t = p.triplets;
+  const auto each_sorted_pool = [&](const auto& f) {
+    if (plan.sorted && picked_from(p, kPositives)) f(kPositives, p.grad_positive, t.positive.first, p.positive_pool);
+    if (plan.sorted && picked_from(p, kNegatives)) f(kNegatives, p.grad_negative, t.negative, p.negative_pool);
+  };
+  each_sorted_pool([&](Pool pool, const Output& grad, const Rows&, int64_t rows) {
+    if (pool == kPositives || !p.sparse) clear(grad.data, rows * t.d * size_of(grad.type));
+  });
   if (plan.shape.blocks == 0) return;
   p.anchor_blocks = plan.anchor_blocks;
   with_sums(p.options.metric, wide,
             [&]<class Op, class T>() { launch(triplet_loss_backward_kernel<Op, T>, plan.shape, p); });
+  each_sorted_pool([&](Pool pool, const Output& grad, const Rows& rows, int64_t) {
+    const SortedPicks sorted = sort(pool);
+    SharesParams shares{t.anchor, rows, t.b, t.d, grad};
+    shares.at_anchor = pool == kNegatives && p.sparse;
+    shares.picks = sorted.picks;
+    shares.anchors = sorted.anchors;
+    shares.weights = pool == kPositives ? p.to_positive : p.to_negative;
+    shares.pieces = p.pieces;
+    launch_sum_shares(shares, plan, wide, launch);
+  });
 }
 
 }  // namespace tla::cuda

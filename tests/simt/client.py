@@ -1,6 +1,7 @@
 """Problems as tensors to the runner of the CUDA kernels' bodies, and its answers as tensors."""
 
 import subprocess
+from typing import NamedTuple
 
 import torch
 
@@ -9,6 +10,13 @@ from .build import HERE, build
 SOURCES = [HERE / "runner.cpp", *sorted(HERE.glob("run_*.cpp"))]
 H200 = {"multiprocessors": 132, "capability": 90}
 A100 = {"multiprocessors": 108, "capability": 80}
+
+
+class Spread(NamedTuple):
+    """A tensor that the kernels get with other strides, which may be larger than any memory."""
+
+    values: torch.Tensor
+    strides: tuple[int, ...]
 
 
 class Runner:
@@ -56,6 +64,9 @@ class Runner:
 def _encoded(name, value):
     if isinstance(value, str):
         return f"text {name} {value}\n".encode()
+    if isinstance(value, Spread):
+        data = value.values.contiguous().view(torch.uint8).numpy().tobytes()
+        return _message("spread", name, value.values, value.strides, 0, data)
     if not isinstance(value, torch.Tensor):
         return f"number {name} {float(value)!r}\n".encode()
     last = sum((n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True))
@@ -65,6 +76,10 @@ def _encoded(name, value):
     flat = value.detach().as_strided((count,), (1,), value.storage_offset()).contiguous()
     lead = value.storage_offset() * value.element_size() % 16 if count else 0
     data = bytes(lead) + (flat.view(torch.uint8).numpy().tobytes() if count else b"")
+    return _message("tensor", name, value, value.stride(), lead, data)
+
+
+def _message(kind, name, value, strides, lead, data):
     dtype = str(value.dtype).removeprefix("torch.")
-    numbers = " ".join(map(str, [value.ndim, *value.shape, *value.stride(), lead, len(data)]))
-    return f"tensor {name} {dtype} {numbers}\n".encode() + data
+    numbers = " ".join(map(str, [value.ndim, *value.shape, *strides, lead, len(data)]))
+    return f"{kind} {name} {dtype} {numbers}\n".encode() + data

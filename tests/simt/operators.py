@@ -63,10 +63,12 @@ def loss(run, anchor, positive, negative, **more):
     return run("triplet_loss", **rows, **{**LOSS, "metric": "angular", **more})
 
 
-def backward(run, grad, anchor, positive, negative, *, needed=(1, 1, 1), sparse=False, **more):
+def backward(run, grad, anchor, positive, negative, *, needed=(1, 1, 1), sparse=False,
+             sorted=False, **more):  # fmt: skip
     rows = {"grad": grad, "anchor": anchor, "positive": positive, "negative": negative}
     names = ("need_anchor", "need_positive", "need_negative")
-    flags = {**dict(zip(names, map(int, needed), strict=True)), "sparse": int(sparse)}
+    flags = {**dict(zip(names, map(int, needed), strict=True)), "sparse": int(sparse),
+             "sorted": int(sorted)}  # fmt: skip
     return run("triplet_loss_backward", **rows, **flags, **{**LOSS, "metric": "angular", **more})
 
 

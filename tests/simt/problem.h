@@ -3,9 +3,12 @@
 //   number <name> <value>            text <name> <word>
 //   tensor <name> <type> <n> <n sizes> <n strides> <lead> <bytes>, then the bytes of its storage from <lead> bytes
 //   before its first element on: how far past a boundary of 16 it begins
+//   spread <name> <type> <n> <n sizes> <n strides> 0 <bytes>, then the bytes of its elements in order, which the
+//   runner puts where the strides say: memory in between is never touched
 //   run
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -64,7 +67,7 @@ class Problem {
       } else if (kind == "text") {
         in >> texts_[name];
       } else {
-        arrays_.emplace(name, read_array(in));
+        arrays_.emplace(name, read_array(in, kind == "spread"));
       }
     }
     return false;
@@ -86,7 +89,7 @@ class Problem {
   std::string result_type() const { return wide() ? "float64" : "float32"; }
 
  private:
-  static Array read_array(std::istringstream& in) {
+  static Array read_array(std::istringstream& in, bool spread) {
     Array array{"", {}, {}, Buffer::input(nullptr, 0), 0};
     size_t n = 0, bytes = 0;
     in >> array.type >> n;
@@ -96,8 +99,25 @@ class Problem {
     in >> array.lead >> bytes;
     std::vector<char> data(bytes);
     std::cin.read(data.data(), static_cast<std::streamsize>(bytes));
-    array.memory = Buffer::input(data.data(), bytes);
+    array.memory = spread ? spread_out(array, data) : Buffer::input(data.data(), bytes);
     return array;
+  }
+
+  static Buffer spread_out(const Array& array, const std::vector<char>& data) {
+    const int64_t size = size_of(type_named(array.type));
+    int64_t last = 0, count = 1;
+    for (size_t k = 0; k < array.sizes.size(); ++k) {
+      last += (array.sizes[k] - 1) * array.strides[k];
+      count *= array.sizes[k];
+    }
+    Buffer memory = Buffer::sparse((last + 1) * size);
+    for (int64_t n = 0; n < count; ++n) {
+      int64_t at = 0, rest = n;
+      for (size_t k = array.sizes.size(); k-- > 0; rest /= array.sizes[k])
+        at += rest % array.sizes[k] * array.strides[k];
+      std::copy_n(data.data() + n * size, size, memory.as<char>() + at * size);
+    }
+    return memory;
   }
 
   std::map<std::string, double> numbers_;

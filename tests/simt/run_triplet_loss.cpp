@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <numeric>
+
 #include "../../csrc/cuda/triplet_loss.cuh"
 #include "../../csrc/cuda/triplet_loss_backward.cuh"
 #include "runner.h"
@@ -50,7 +53,25 @@ void run_triplet_loss_backward(const Problem& p) {
     params.shares[pool] = params.to_negative + b * (pool + 1);
     params.next[pool] = links.as<int64_t>() + b * pool;
   }
-  cuda::launch_triplet_loss_backward(params, p.wide(), p.gpu(), p.launch());
+  // Whether picks are sorted is the test's to say.
+  const BackwardPlan plan = cuda::backward_plan(params, p.flag("sorted"), p.gpu());
+  const Buffer picks = Buffer::output(2 * b * sizeof(int64_t), p.seed() + 14),
+               pieces = Buffer::output(cuda::bytes_of_pieces(b, d), p.seed() + 15);
+  params.pieces = pieces.as<double>();
+  for (const cuda::Pool pool : {cuda::kPositives, cuda::kNegatives})
+    if (plan.sorted && cuda::picked_from(params, pool)) params.picks[pool] = picks.as<int64_t>() + b * pool;
+  std::vector<Buffer> kept;
+  const auto sort = [&](cuda::Pool pool) {
+    const int64_t* of = params.picks[pool];
+    std::vector<int64_t> order(b), sorted(b);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t x, int64_t y) { return of[x] < of[y]; });
+    std::transform(order.begin(), order.end(), sorted.begin(), [&](int64_t i) { return of[i]; });
+    for (const auto& array : {sorted, order}) kept.push_back(Buffer::input(array.data(), b * sizeof(int64_t)));
+    return cuda::SortedPicks{kept[kept.size() - 2].as<int64_t>(), kept.back().as<int64_t>()};
+  };
+  const auto clear = [](void* data, int64_t bytes) { std::memset(data, 0, bytes); };
+  cuda::launch_triplet_loss_backward(params, plan, p.wide(), p.launch(), clear, sort);
   if (p.flag("need_anchor")) answer("anchor", by_anchor);
   if (p.flag("need_positive")) answer("positive", by_positive);
   if (p.flag("need_negative")) answer("negative", by_negative);

@@ -763,8 +763,19 @@ Buffer Buffer::output(size_t bytes, uint64_t seed) {
   poison(p, bytes, seed);
   return Buffer(p, bytes);
 }
+Buffer Buffer::sparse(size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) fail("no address space for %zu bytes", bytes);
+  Buffer buffer(p, bytes);
+  buffer.mapped_ = true;
+  return buffer;
+}
 Buffer::~Buffer() {
   if (!data_) return;
+  if (mapped_) {
+    munmap(data_, bytes_);
+    return;
+  }
 #ifdef TLA_SIMT_RACE
   race::release(data_);
 #else

@@ -64,14 +64,18 @@ constexpr int kFailed = 3;
 
 // Global memory of exactly so many bytes. An output is poisoned, and the race check complains when a kernel reads what
 // nobody wrote: outputs and workspaces are the same thing. Zero what a kernel may rely on: `input` without data.
+// `sparse`: zeros of any size that take memory only where something is written; no check watches them.
 class Buffer {
  public:
   static Buffer input(const void* data, size_t bytes);
   static Buffer output(size_t bytes, uint64_t seed = 0);
-  Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+  static Buffer sparse(size_t bytes);
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_), mapped_(other.mapped_) {}
   Buffer& operator=(Buffer&& other) noexcept {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
+    std::swap(mapped_, other.mapped_);
     return *this;
   }
   ~Buffer();
@@ -86,6 +90,7 @@ class Buffer {
   Buffer(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
   void* data_;
   size_t bytes_;
+  bool mapped_ = false;
 };
 
 // Runs kernel(params) as one launch. Seeds pick schedules and poison.
