@@ -90,6 +90,7 @@ def test_rounding_that_adds_up(simt, metric, screen):
     b, m, d = 24, 256, 128
     c = 1 + torch.rand(m, 8, generator=torch.Generator().manual_seed(1)) / 32
     a = c.mean(0) + randn(b, 8, seed=1)
+    c[::2] *= -1  # or what they have in common would be taken from them
     a, c = a.repeat_interleave(d // 8, 1), c.repeat_interleave(d // 8, 1)
     case = (a, c, torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64))
     rescored = check(simt, case, seed=1, metric=metric, plan={"screen": screen})
@@ -112,6 +113,31 @@ def test_few_are_rescored(simt, metric, screen):
         assert rescored.min() >= 1
         assert rescored.float().mean() < 1.5
         assert rescored.max() <= 6
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_collapsed_features(simt, metric, screen):
+    """What all rows have in common is taken from them before they are rounded."""
+    b, m, d = (64, 512, 256) if simt.flavour == "plain" else (20, 200, 128)
+    common = randn(1, d, seed=9)
+    a, c = (common + 0.1 * randn(n, d, seed=n) for n in (b, m))
+    y, cy = torch.arange(b) % 5, torch.arange(m) % 5
+    plan = {"screen": screen}
+    rescored = check(simt, (a, c, y, cy), seed=3, metric=metric, plan=plan)
+    assert rescored.min() >= 1
+    assert rescored.float().mean() < 1.5
+    # Some lie the other way, some are short, some are nothing.
+    c[::7] *= -1
+    a[3], c[5] = 0, 0
+    check(simt, (a, c, y, cy), seed=4, metric=metric, plan=plan)
+    check(simt, (a, c, y, cy), seed=4, metric=metric, plan=plan, same_class=True)
+    positive = a.unsqueeze(1) + 0.05 * randn(b, 1, d, seed=8)
+    check(
+        simt, (a, c, y, cy), seed=5, metric=metric, plan=plan, mining="semihard", positive=positive
+    )
+    c[::3] *= 1e-3
+    check(simt, (a, c, y, cy), seed=6, metric=metric, plan=plan)
 
 
 @pytest.mark.parametrize("screen", SCREENS)

@@ -1,10 +1,11 @@
 // What a screen keeps of each anchor: the best it has seen, and a short list of candidates that may be better than they
 // look. docs/exactness.md derives the bounds.
 //
-// A candidate's score grows with its nearness: its cosine (its magnitude, where the metric takes that), or <x, y> -
-// |y|^2 / 2, which is (|x|^2 - d^2) / 2. Scores of products are off by at most an error, so a row's pick is among the
-// candidates whose score plus error reaches the greatest score minus error. Whoever looks at candidates in whatever
-// order, a list has at least those; what more it has, the rescoring leaves out by the final best.
+// A candidate's score grows with its nearness: its cosine (its magnitude, where the metric takes that), or, of rows
+// less the mean, <x, y> - |y|^2 / 2, which is (|x|^2 - d^2) / 2. Scores of products are off by at most an error, so a
+// row's pick is among the candidates whose score plus error reaches the greatest score minus error. Whoever looks at
+// candidates in whatever order, a list has at least those; what more it has, the rescoring leaves out by the final
+// best.
 #pragma once
 
 #include <cfloat>
@@ -34,20 +35,22 @@ struct Allowed {
 };
 
 // How far a score may be from 1 - distance, or from (|x|^2 - distance^2) / 2, beside the residuals' share: `product`
-// times both norms, and `square` times both squares.
+// times both norms, `square` times both squares, and `fixed`.
 struct ScoreError {
-  float product, square;
+  float product, square, fixed;
 };
 
 // With u = 2^-24. A canonical sum's chains are 16 steps long in each piece of 64 elements, of which a part has d / 512,
 // each joined in 4 steps; then 8 parts: fewer than d / 128 + 28 roundings of u. The rest is for square roots, divisions
 // and the score's own arithmetic. The matrix unit is taken to align a step's 16 products and the sum before to the
 // largest of them and to cut them at 24 bits, 2^-23 each: 18 for every 16 columns, of at most the product of the norms.
-// A cosine takes its two norms twice, here and there, and rounds 1 - cosine to 2^-24.
+// A cosine takes its two norms twice, here and there, and rounds 1 - cosine to 2^-24; 2^-19 is for what rounding does
+// to directions, to the two offsets, and to their sum.
 inline ScoreError score_error(Metric metric, int d, int padded) {
   const double sum = (d / 128.0 + 40) * 0x1p-24, unit = 1.25 * (padded + 16.0) * 0x1p-23;
-  return is_cosine(metric) ? ScoreError{static_cast<float>(unit + 4 * sum + 0x1p-23), 0}
-                           : ScoreError{static_cast<float>(unit), static_cast<float>(2 * sum)};
+  return is_cosine(metric)
+             ? ScoreError{static_cast<float>(unit), 0, static_cast<float>(1.01 * (4 * sum + 0x1p-23) + 0x1p-19)}
+             : ScoreError{static_cast<float>(unit), static_cast<float>(2 * sum), 0};
 }
 
 constexpr uint32_t kRedone = ~0u;
@@ -63,9 +66,11 @@ struct LargeParams {
   // pick. place[j]: the column of candidate j, where rows exclude any.
   const int64_t *order = nullptr, *sorted_labels = nullptr;
   int* place = nullptr;
-  // Workspace. The rows' classes. Under semihard the distance to the positive, and the scores below which a candidate
-  // is farther for sure and may be farther; for each slot of SearchParams and anchor the best score minus error, in
-  // order as unsigned, how many candidates were listed, which may be more than the list has room for, and the list.
+  // Workspace. What is taken from rows. The rows' classes. Under semihard the distance to the positive, and the scores
+  // below which a candidate is farther for sure and may be farther; for each slot of SearchParams and anchor the best
+  // score minus error, in order as unsigned, how many candidates were listed, which may be more than the list has room
+  // for, and the list.
+  Center center;
   Classes* classes = nullptr;
   int* closed = nullptr;
   float *positive = nullptr, *surely = nullptr, *maybe = nullptr;
@@ -124,20 +129,26 @@ TLA_DEVICE Allowed allowed_of(const LargeParams& p, int64_t i, bool wanted) {
 
 TLA_DEVICE bool comparable(const Side& side) { return side.residual == side.residual; }
 
-// A pair's error is alpha |y| + beta r_y + gamma + square |y|^2: of <x, y> at most |x| r_y + r_x |y| by Cauchy-Schwarz
-// is lost to residuals (one of the two norms that of the packed row), `product` |x| |y| to sums.
+// A pair's error is alpha |y| + beta r_y + gamma + square |y|^2 (an offset has -|y|^2 / 2): of <x, y> at most |x| r_y +
+// r_x |y| by Cauchy-Schwarz is lost to residuals (one of the two norms that of the packed row), `product` |x| |y| to
+// sums.
 struct RowError {
   float alpha, beta, gamma;
 
   TLA_DEVICE RowError(const LargeParams& p, const Side& x)
-      : alpha(x.residual + p.error.product * x.norm), beta(x.norm), gamma(p.error.square * x.square) {}
+      : alpha(x.residual + p.error.product * x.norm),
+        beta(x.norm),
+        gamma(p.error.fixed - 2 * p.error.square * x.offset) {}
   TLA_DEVICE float of(const LargeParams& p, const Side& y) const {
-    return alpha * y.norm + beta * y.residual + gamma + p.error.square * y.square;
+    return alpha * y.norm + beta * y.residual + gamma - 2 * p.error.square * y.offset;
   }
 };
 
-TLA_DEVICE float score_of(Metric metric, float product, float row_weight, const Side& y) {
-  const float score = product * row_weight * y.weight - 0.5f * y.square;
+// What all of a row's scores have beside products and the candidates' offsets.
+TLA_DEVICE float row_offset(Metric metric, const Side& x) { return is_cosine(metric) ? x.offset : 0; }
+
+TLA_DEVICE float score_of(Metric metric, float product, const Side& x, const Side& y) {
+  const float score = fused(product * x.weight, y.weight, y.offset) + row_offset(metric, x);
   return metric == Metric::kAngular ? std::fabs(score) : score;
 }
 
@@ -169,8 +180,8 @@ TLA_DEVICE void begin_row(const LargeParams& p, int64_t i) {
     double limit = 1.0 - bound, slack = 0x1p-22;
     if (!is_cosine(s.metric)) {
       const double square = static_cast<double>(bound) * bound;
-      limit = 0.5 * (side.square - square);
-      slack = 0x1p-21 * (side.square + square);
+      limit = -side.offset - square / 2;
+      slack = 0x1p-21 * (square - 2.0 * side.offset);
     }
     float surely = static_cast<float>(limit - slack), maybe = static_cast<float>(limit + slack);
     if (p.fast) surely = maybe = static_cast<float>(limit);

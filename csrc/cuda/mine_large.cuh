@@ -13,6 +13,10 @@ template <class F>
 void each_array(LargeParams& p, const LargePlan& plan, const F& f) {
   const SearchParams& s = p.search;
   const int64_t rows = plan.anchor_chunk, lists = rows * s.slots(), limits = s.semihard() ? rows : 0;
+  f(p.center.factors, kSampled);
+  f(p.center.squares, kSampled);
+  f(p.center.mean, plan.padded);
+  f(p.center.used, 1);
   f(p.candidates, s.m);
   f(p.anchor, rows);
   f(p.place, s.labels.exclude != nullptr ? s.m : 0);
@@ -50,12 +54,20 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
   const SearchParams all = p.search;
   const auto warps = [&](int64_t rows) { return plan_warps(rows, gpu); };
   const auto pack = [&](const Rows& rows, int64_t count, const int64_t* order, int* place, uint16_t* to, Side* sides) {
-    const PackParams packing{rows, count, all.d, p.padded, all.metric, !p.fast, order, place, to, sides};
-    if (count > 0) launch(pack_kernel, warps(count), packing);
+    const PackParams packing{rows, count, all.d, p.padded, all.metric, p.center, !p.fast, order, place, to, sides};
+    if (count > 0) launch(pack_kernel<PackedRows>, warps(count), packing);
   };
   p.padded = plan.padded;
   p.capacity = plan.capacity;
   p.error = p.fast ? ScoreError{0, 0} : score_error(all.metric, all.d, p.padded);
+  p.center.rows = all.candidates, p.center.count = all.m, p.center.metric = all.metric;
+  p.center.d = all.d, p.center.padded = p.padded;
+  if (all.m > 0) {
+    launch(sample_kernel, warps(kSampled), p.center);
+    launch(mean_kernel, LaunchShape{ceil_div(p.padded, kThreads)}, p.center);
+  } else {
+    p.center.mean = nullptr;
+  }
   pack(all.candidates, all.m, p.order, all.labels.exclude != nullptr ? p.place : nullptr, p.packed_candidates,
        p.candidates);
   for (int64_t first = 0; first < all.b; first += plan.anchor_chunk) {

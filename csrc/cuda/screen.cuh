@@ -18,8 +18,8 @@ struct ScreenTile {
 // A row of a tile, as one slot's pass over its scores takes it.
 struct TileAnchor {
   Allowed allowed;
-  float scale;  // of products, to scores
-  float error;  // the largest of the tile's pairs
+  float weight, offset;  // of products, to scores
+  float error;           // the largest of the tile's pairs
   float surely, maybe;
   bool live;
 };
@@ -119,31 +119,31 @@ struct ScreenBlock {
     const SearchParams& s = p.search;
     const int t = thread_id();
     const int64_t j = first_c + t, i = first_a + t;
-    const bool negated = p.negated(far);
     TileCandidate c{0, 0};
     Side most{0, 0, 0, 0};
     if (j < s.m) {
       const Side side = p.candidates[j];
       const bool known = comparable(side);
-      c = {side.weight, known ? (negated ? 0.5f : -0.5f) * side.square : side.residual};
+      c = {side.weight, known ? side.offset : side.residual};
       if (known) most = side;
     }
     candidates()[t] = c;
-    most = {0, warp_greatest(most.norm), warp_greatest(most.residual), warp_greatest(most.square)};
+    most = {0, warp_greatest(most.norm), warp_greatest(most.residual), -warp_greatest(-most.offset)};
     if (lane_id() == 0) largest()[warp()] = most;
     block_sync();
     for (int w = 0; w < kThreads / kWarp; ++w) {
       const Side other = largest()[w];
       most.norm = other.norm > most.norm ? other.norm : most.norm;
       most.residual = other.residual > most.residual ? other.residual : most.residual;
-      most.square = other.square > most.square ? other.square : most.square;
+      most.offset = other.offset < most.offset ? other.offset : most.offset;
     }
-    TileAnchor a{{}, 0, 0, 0, 0, false};
+    TileAnchor a{{}, 0, 0, 0, 0, 0, false};
     if (i < s.b) {
       const Side side = p.anchor[i];
       a.live = comparable(side);
       a.allowed = allowed_of(p, i, wanted);
-      a.scale = negated ? -side.weight : side.weight;
+      a.weight = side.weight;
+      a.offset = row_offset(s.metric, side);
       a.error = RowError(p, side).of(p, most);
       const bool near = s.semihard() && !far;
       a.surely = near ? p.surely[i] : from_bits(Key<float>::kInfinity);
@@ -157,7 +157,7 @@ struct ScreenBlock {
   struct Columns {
     TileCandidate at[2];
     int first;
-    bool angular;
+    bool angular, negated;
 
     // Calls f(score, n) where the slot allows a row its pair with column n.
     template <class F>
@@ -165,7 +165,9 @@ struct ScreenBlock {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const float product = products[n * kWarp + lane_id()];
-        const float score = (angular ? std::fabs(product) : product) * a.scale * at[n].weight + at[n].offset;
+        float score = fused(product * a.weight, at[n].weight, at[n].offset) + a.offset;
+        if (angular) score = std::fabs(score);
+        if (negated) score = -score;
         if (a.allowed(first + n * kWarp)) f(score, n);
       }
     }
@@ -219,7 +221,8 @@ struct ScreenBlock {
     const int first = column_of_warp() + lane_id();
     const Columns columns{{candidates()[first], candidates()[first + kWarp]},
                           static_cast<int>(first_c) + first,
-                          p.search.metric == Metric::kAngular};
+                          p.search.metric == Metric::kAngular,
+                          p.negated(far)};
     // Registers hold products of 16 x 8 in pairs of a row: through shared memory a row comes to a warp.
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -248,7 +251,8 @@ TLA_KERNEL(kThreads, 2) screen_kernel(const LargeParams p) {
   const int height = tiles_a - first < S::kGroup ? tiles_a - first : S::kGroup;
   const int rest = block_id() - first * tiles_c;
   float acc[4][8][4] = {};
-  const ScreenBlock screen{p, int64_t{first + rest % height} * S::kRows, int64_t{rest / height} * S::kRows, memory, acc};
+  const ScreenBlock screen{p, int64_t{first + rest % height} * S::kRows, int64_t{rest / height} * S::kRows, memory,
+                           acc};
   screen.multiply();
 #pragma unroll 1
   for (int slot = 0; slot < s.slots(); ++slot) screen.pass(slot > s.semihard(), s.semihard() && slot % 2 == 1);

@@ -33,7 +33,7 @@ TLA_DEVICE void screen_row(const LargeParams& p, int64_t i) {
       if (at >= p.columns) continue;
       const int column = static_cast<int>(p.first) + at;
       const Side y = p.candidates[column];
-      score[n] = score_of(s.metric, p.scores[i * p.stride + at], side.weight, y);
+      score[n] = score_of(s.metric, p.scores[i * p.stride + at], side, y);
       off[n] = error.of(p, y);
       other[n] = others(column);
       wanted[n] = kTargets && of_target(column);
