@@ -42,6 +42,18 @@ void with_slots(const SearchParams& s, const F& f) {
   s.semihard() ? targets.template operator()<true>() : targets.template operator()<false>();
 }
 
+// From lists to picks.
+template <class Launch>
+void launch_rescore(const LargeParams& p, Gpu gpu, const Launch& launch) {
+  const int64_t rows = p.search.b;
+  with_screened_metric(p.search.metric, [&]<class Op>() {
+    launch(rescore_kernel<Op>, plan_warps(rows, gpu), p);
+    const int64_t pieces = ceil_div(rows, kRowsRedone) * std::max<int64_t>(1, ceil_div(p.search.m, kCandidatesRedone));
+    launch(redo_kernel<Op>, LaunchShape{std::min(pieces, 8 * gpu.multiprocessors)}, p);
+  });
+  launch(finish_kernel, LaunchShape{std::min(ceil_div(rows, kThreads), gpu.multiprocessors)}, p);
+}
+
 // `p` is of all anchors, with the order of its pool, and its workspace for one chunk of them. multiply(anchors, first,
 // columns) puts the products of the packed anchors with packed candidates [first, first + columns) somewhere, row by
 // row, and says where.
@@ -77,12 +89,7 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
         launch(screen_scores_kernel<kSemihard, kTargets>, warps(rows), part);
       });
     }
-    with_screened_metric(all.metric, [&]<class Op>() {
-      launch(rescore_kernel<Op>, warps(rows), part);
-      const int64_t pieces = ceil_div(rows, kRowsRedone) * std::max<int64_t>(1, ceil_div(all.m, kCandidatesRedone));
-      launch(redo_kernel<Op>, LaunchShape{std::min(pieces, 8 * gpu.multiprocessors)}, part);
-    });
-    launch(finish_kernel, LaunchShape{std::min(ceil_div(rows, kThreads), gpu.multiprocessors)}, part);
+    launch_rescore(part, gpu, launch);
   }
 }
 

@@ -32,6 +32,19 @@ constexpr int kPackedExponent = 14;
 
 TLA_DEVICE float power_of_two(int exponent) { return from_bits(static_cast<uint32_t>(exponent + 127) << 23); }
 
+// Rows of halves, one after the other.
+struct PackedRows {
+  TLA_DEVICE static float rounded(float x) { return half_to_float(float_to_half(x)); }
+  TLA_DEVICE static void store(const PackParams& p, int64_t t, int k, const Pack<float, 4>& x) {
+    Pack<uint16_t, 4> packed;
+#pragma unroll
+    for (int n = 0; n < 4; ++n) packed.at[n] = float_to_half(x.at[n]);
+    *reinterpret_cast<Pack<uint16_t, 4>*>(p.to + t * p.padded + k) = packed;
+  }
+};
+
+// Packed says what becomes of an element, and where four of them go.
+template <class Packed>
 TLA_DEVICE void pack_row(const PackParams& p, int64_t t) {
   const int64_t i = p.order != nullptr ? p.order[t] : t;
   if (p.place != nullptr && lane_id() == 0) p.place[i] = static_cast<int>(t);
@@ -58,17 +71,17 @@ TLA_DEVICE void pack_row(const PackParams& p, int64_t t) {
 #pragma unroll 1
   for (int k = 4 * lane_id(); k < p.padded; k += 4 * kWarp) {
     Pack<float, 4> x = pack_of<float>(p.rows, i, k, p.d);
-    Pack<uint16_t, 4> packed{};
+    Pack<float, 4> packed{};
     float sum = 0;
 #pragma unroll
     for (int n = 0; n < 4; ++n) {
       x.at[n] *= factor;
       if (exact) x.at[n] = k + n < p.d ? static_cast<float>(element<double>(p.rows, i, k + n) * scale) : 0;
-      if (!odd && !empty) packed.at[n] = float_to_half(x.at[n]);
-      const float rest = x.at[n] - half_to_float(packed.at[n]);
+      if (!odd && !empty) packed.at[n] = Packed::rounded(x.at[n]);
+      const float rest = x.at[n] - packed.at[n];
       sum = fused(rest, rest, sum);
     }
-    *reinterpret_cast<Pack<uint16_t, 4>*>(p.to + t * p.padded + k) = packed;
+    Packed::store(p, t, k, packed);
     lost += sum;
   }
   lost = warp_total(lost);
@@ -85,7 +98,7 @@ TLA_DEVICE void pack_row(const PackParams& p, int64_t t) {
 }
 
 TLA_KERNEL(kThreads, 4) pack_kernel(const PackParams p) {
-  each_row_of_warp(0, p.count, [&](int64_t i) { pack_row(p, i); });
+  each_row_of_warp(0, p.count, [&](int64_t i) { pack_row<PackedRows>(p, i); });
 }
 
 }  // namespace tla::cuda
