@@ -4,7 +4,7 @@
 #include <string>
 
 #include "common/cpu_features.h"
-#include "common/plan_large.h"
+#include "common/plan_bank.h"
 
 namespace py = pybind11;
 
@@ -114,6 +114,23 @@ py::dict plan_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t el
   return result;
 }
 
+// None where a search is no bank's.
+py::object plan_bank(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t candidate_size,
+                     bool product, int64_t multiprocessors, int capability) {
+  const tla::Gpu gpu{multiprocessors, capability};
+  if (!tla::is_bank({anchors, candidates, dim, element_size, product}, candidate_size, gpu)) return py::none();
+  const tla::BankPlan plan = tla::plan_bank(candidates, dim, candidate_size, gpu);
+  py::dict result;
+  result["slices"] = plan.slices;
+  result["resident"] = plan.resident;
+  result["stages"] = plan.stages;
+  result["capacity"] = plan.capacity;
+  set_shape(result, plan.shape);
+  result["threads"] = plan.shape.threads;
+  result["shared_bytes"] = plan.shape.shared_bytes;
+  return result;
+}
+
 py::dict plan_rows(int64_t rows, int64_t element_size, int64_t multiprocessors, int capability) {
   py::dict result;
   set_shape(result, tla::plan_rows(rows, element_size > 4, {multiprocessors, capability}));
@@ -161,6 +178,8 @@ PYBIND11_MODULE(_build_info, m) {
         py::arg("capability"));
   m.def("plan_large", &plan_large, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
         py::arg("product"), py::arg("screens"), py::arg("multiprocessors"), py::arg("capability"));
+  m.def("plan_bank", &plan_bank, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
+        py::arg("candidate_size"), py::arg("product"), py::arg("multiprocessors"), py::arg("capability"));
   m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("picks"),

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tla_ops import _dispatch
 from tla_ops._build_info import (
     plan_backward,
+    plan_bank,
     plan_cdist,
     plan_cdist_backward,
     plan_large,
@@ -163,6 +164,44 @@ def test_the_papers_sizes_are_not_large():
 def test_columns_are_counted_in_int():
     for m, screen in ((2**31 - 1, "blas"), (2**31, "tiles")):
         assert plan_large(64, m, 640, 4, True, ALL_SCREENS, 132, 90)["screen"] == screen
+
+
+@given(st.integers(0, 300), sizes, st.integers(1, 9000), st.sampled_from([4, 8]),
+       st.sampled_from([2, 4, 8]), st.booleans(), gpus)  # fmt: skip
+def test_banks_are_read_through_shared_memory(b, m, d, size, candidate_size, product, gpu):
+    multiprocessors, capability, shared, *_ = gpu
+    plan = plan_bank(b, m, d, size, candidate_size, product, multiprocessors, capability)
+    passes = -(-b // 64)
+    few = 0 < b <= (192 if candidate_size == 2 else 128)
+    large = product and m * d >= 2**24
+    assert (plan is not None) == (
+        large and few and size == 4 and candidate_size <= 4 and capability >= 80
+    )
+    if plan is None:
+        return
+    assert 1 <= passes <= 3
+    assert 0 <= plan["slices"] * 128 - d * candidate_size < 128
+    # A block's share is 1 KB less than the multiprocessor's; a slice of 256 candidates, and one of
+    # 64 anchors where those do not stay; 48 bytes of each anchor.
+    anchors, stage = plan["slices"] * 64 * 128, 256 * 128
+    kept = anchors if plan["resident"] else 64 * 128 * plan["stages"]
+    assert plan["shared_bytes"] == kept + plan["stages"] * stage + 48 * 64 <= shared - 1024
+    assert 2 <= plan["stages"] <= 5
+    assert plan["threads"] == 256
+    assert 1 <= plan["blocks"] <= multiprocessors
+    # Lists of eight bytes for each of at most four slots.
+    assert 64 * 4 * 8 * plan["capacity"] <= 16 * 2**20
+
+
+def test_the_papers_features_stay_in_an_h200():
+    """The shape of the target: no anchor is read twice, 32 KB and more are always under way."""
+    for size, stages in ((2, 4), (4, 2)):
+        plan = plan_bank(50, 10**6, 640, 4, size, True, 132, 90)
+        assert plan["resident"]
+        assert plan["stages"] == stages
+        assert plan["blocks"] == 132
+    assert not plan_bank(50, 10**6, 2048, 4, 4, True, 132, 90)["resident"]
+    assert plan_bank(50, 2000, 640, 4, 4, True, 132, 90) is None
 
 
 @given(st.integers(0, 1 << 40), st.sampled_from([4, 8]), gpus)

@@ -1,4 +1,4 @@
-"""The search of few anchors in a bank that is read as it is, run on the CPU: the tile search's very bits."""
+"""The search of few anchors in a bank that is read as it is: the tile search's very bits."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from test_simt_large import METRICS, minings
 from test_simt_search import KINDS, features, labels
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Bytes of a row that end within 16, within 128, and on either's boundary; tiles of 256, whole and not.
+# Rows that end within 16 bytes, within 128, and on either's boundary; tiles of 256, whole or not.
 SHAPES = [(20, 300, 70), (9, 520, 33), (5, 256, 129), (66, 270, 64), (3, 90, 257)]
 # Anchors that stay or stream, through few stages and many; a block with several tiles.
 PLANS = [{"resident": 1, "stages": 2}, {"resident": 0, "stages": 2}, {"resident": 0, "stages": 5},
@@ -72,10 +72,8 @@ def test_near_ties(simt, metric, dtype):
         call = {"metric": metric, "plan": plan, "gpu": GPUS["turns"]}
         rescored, _ = check(simt, (a, c, y, cy), seed=n, **call)
         answer = mine_bank(simt, a, c, y, cy, metric=metric, seed=n, **plan)
-        check_pick(
-            answer["distance"], answer["index"], matrix64(a, c.float(), metric), allowed_mask(y, cy),
-            "nearest",
-        )  # fmt: skip
+        d64 = matrix64(a, c.float(), metric)
+        check_pick(answer["distance"], answer["index"], d64, allowed_mask(y, cy), "nearest")
         if step == 0:  # every one of the group may be the best
             assert rescored[rescored >= 0].float().mean() >= (14 if metric == "euclidean" else 10)
         check(simt, (a, c, y, cy), seed=n, mining="semihard", positive=c[:b].unsqueeze(1), **call)

@@ -39,6 +39,18 @@ def plan_large(
 ) -> dict[str, Any]:
     """How a CUDA search is screened on the matrix unit, if any of these screens is to be used."""
 
+def plan_bank(
+    anchors: int,
+    candidates: int,
+    dim: int,
+    element_size: int,
+    candidate_size: int,
+    product: bool,
+    multiprocessors: int,
+    capability: int,
+) -> dict[str, Any] | None:
+    """How few anchors read many candidates as they are; None where they do not."""
+
 def plan_rows(
     rows: int, element_size: int, multiprocessors: int, capability: int
 ) -> dict[str, Any]:

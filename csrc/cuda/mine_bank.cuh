@@ -1,7 +1,7 @@
 // mine for few anchors among many candidates, which are read once as they are: a pass for 64 anchors at a time.
 #pragma once
 
-#include "mine_large.cuh"
+#include "rescore.cuh"
 #include "screen_bank.cuh"
 
 namespace tla::cuda {

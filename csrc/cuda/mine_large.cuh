@@ -31,27 +31,11 @@ void each_array(LargeParams& p, const LargePlan& plan, const F& f) {
 }
 
 template <class F>
-void with_screened_metric(Metric metric, const F& f) {
-  is_cosine(metric) ? f.template operator()<Dot>() : f.template operator()<SquaredDifference>();
-}
-template <class F>
 void with_slots(const SearchParams& s, const F& f) {
   const auto targets = [&]<bool kSemihard>() {
     s.targets() ? f.template operator()<kSemihard, true>() : f.template operator()<kSemihard, false>();
   };
   s.semihard() ? targets.template operator()<true>() : targets.template operator()<false>();
-}
-
-// From lists to picks.
-template <class Launch>
-void launch_rescore(const LargeParams& p, Gpu gpu, const Launch& launch) {
-  const int64_t rows = p.search.b;
-  with_screened_metric(p.search.metric, [&]<class Op>() {
-    launch(rescore_kernel<Op>, plan_warps(rows, gpu), p);
-    const int64_t pieces = ceil_div(rows, kRowsRedone) * std::max<int64_t>(1, ceil_div(p.search.m, kCandidatesRedone));
-    launch(redo_kernel<Op>, LaunchShape{std::min(pieces, 8 * gpu.multiprocessors)}, p);
-  });
-  launch(finish_kernel, LaunchShape{std::min(ceil_div(rows, kThreads), gpu.multiprocessors)}, p);
 }
 
 // `p` is of all anchors, with the order of its pool, and its workspace for one chunk of them. multiply(anchors, first,
@@ -63,7 +47,7 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
   const auto warps = [&](int64_t rows) { return plan_warps(rows, gpu); };
   const auto pack = [&](const Rows& rows, int64_t count, const int64_t* order, int* place, uint16_t* to, Side* sides) {
     const PackParams packing{rows, count, all.d, p.padded, all.metric, !p.fast, order, place, to, sides};
-    if (count > 0) launch(pack_kernel, warps(count), packing);
+    if (count > 0) launch(pack_kernel<PackedRows>, warps(count), packing);
   };
   p.padded = plan.padded;
   p.capacity = plan.capacity;

@@ -97,8 +97,10 @@ TLA_DEVICE void pack_row(const PackParams& p, int64_t t) {
   p.sides[t] = side;
 }
 
-TLA_KERNEL(kThreads, 4) pack_kernel(const PackParams p) {
-  each_row_of_warp(0, p.count, [&](int64_t i) { pack_row<PackedRows>(p, i); });
+template <class Packed>
+TLA_KERNEL(kThreads, 4)
+pack_kernel(const PackParams p) {
+  each_row_of_warp(0, p.count, [&](int64_t i) { pack_row<Packed>(p, i); });
 }
 
 }  // namespace tla::cuda

@@ -18,7 +18,7 @@
 
 #define TLA_DEVICE __device__ __forceinline__
 // A kernel for blocks of `threads`, of which at least `blocks` fit on a multiprocessor.
-#define TLA_KERNEL(threads, blocks) inline __global__ void __launch_bounds__(threads, blocks)
+#define TLA_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 // `count` elements of shared memory, not initialised, of this place in the code.
 #define TLA_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 // Shared memory of as many bytes as the launch says. Nothing is promised beyond 16 bytes of alignment.
