@@ -58,8 +58,8 @@ def test_bits_of_the_tile_search(simt, kind, metric, dtype):
 @pytest.mark.parametrize("metric", METRICS)
 def test_near_ties(simt, metric, dtype):
     """Candidates nearer to each other than the screen tells, the best of them anywhere."""
-    b, m, d = 20, 512, 96
-    for n, step in share(simt, [1e-2, 1e-4, 0.0], of=3):
+    b, m, d = 12, 272, 48
+    for n, step in share(simt, [1e-3, 0.0], of=2):
         a, c = randn(b, d, seed=n), randn(m, d, seed=n + 50)
         c = c[::16].repeat(16, 1)[torch.randperm(m)] + step * randn(m, d, seed=n + 9)
         a = c[:b] + 0.3 * a
@@ -84,24 +84,23 @@ def test_near_ties(simt, metric, dtype):
 def test_rounding_that_adds_up(simt, metric, dtype):
     """Rows of eight values each: what rounding takes from one element it takes from sixteen."""
     b, m, d = 24, 512, 128
-    c = 1 + torch.rand(m, 8, generator=torch.Generator().manual_seed(1)) / (
-        32 if dtype == torch.float32 else 2
-    )
-    a = c.mean(0) + randn(b, 8, seed=1)
+    c = 1 + torch.rand(m, 8, generator=torch.Generator().manual_seed(1)) / 32
+    # Where candidates have few values of their own, anchors near them tell what rounding does.
+    a = c.mean(0) + (1 if dtype == torch.float32 else 0.02) * randn(b, 8, seed=1)
     a, c = a.repeat_interleave(d // 8, 1), bank(c.repeat_interleave(d // 8, 1), dtype)
     case = (a, c, torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64))
     rescored, _ = check(simt, case, seed=1, metric=metric, plan=PLANS[0])
     assert rescored.float().mean() > 1.5
-    # The screen alone is wrong about some; float16 rounds neither side by much.
+    # The screen alone is wrong about some.
     index = mine_bank(simt, *case, metric=metric)["index"]
     fast = mine_bank(simt, *case, metric=metric, fast=True)["index"]
-    assert dtype == torch.float16 or not torch.equal(fast, index)
+    assert not torch.equal(fast, index)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("metric", METRICS)
 def test_few_are_listed_and_rescored(simt, metric, dtype):
-    b, m, d = (50, 2048, 192) if simt.flavour == "plain" else (20, 600, 64)
+    b, m, d = (50, 1024, 128) if simt.flavour == "plain" else (20, 600, 64)
     a, c = randn(b, d), bank(randn(m, d, seed=1), dtype)
     y, cy = torch.arange(b) % 5, torch.arange(m) % 5
     rescored, listed = check(simt, (a, c, y, cy), seed=3, metric=metric, plan={})
