@@ -88,7 +88,7 @@ def planned(p: Problem, allowed: str | None = None) -> str:
     """The path that csrc/common/plan_large.h chooses among those allowed, or (None) in `mine`."""
     gpu = torch.cuda.get_device_properties(p.anchor.device)
     return _build_info.plan_large(
-        len(p.anchor), *p.candidates.shape, p.anchor.element_size(), True,
+        len(p.anchor), *p.candidates.shape, 4, p.candidates.element_size(), True,
         _dispatch.screens(p.anchor) if allowed is None else allowed,
         gpu.multi_processor_count, 10 * gpu.major + gpu.minor,
     )["screen"]  # fmt: skip

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "common/cpu_features.h"
-#include "common/plan_large.h"
+#include "common/plan_bank.h"
 
 namespace py = pybind11;
 
@@ -99,18 +99,29 @@ py::dict plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int64_t el
   return result;
 }
 
-py::dict plan_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, bool product,
-                    const std::string& screens, int64_t multiprocessors, int capability) {
-  const tla::LargeProblem problem{anchors, candidates, dim, element_size, product};
-  const tla::Screen screen = tla::choose_screen(problem, tla::Screens(screens), {multiprocessors, capability});
+py::dict plan_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t candidate_size,
+                    bool product, const std::string& screens, int64_t multiprocessors, int capability) {
+  const tla::LargeProblem problem{anchors, candidates, dim, element_size, candidate_size, product};
+  const tla::Gpu gpu{multiprocessors, capability};
+  const tla::Screen screen = tla::choose_screen(problem, tla::Screens(screens), gpu);
   py::dict result;
   result["screen"] = std::string(tla::kScreens[static_cast<int>(screen)]);
-  if (screen == tla::Screen::kTiles) return result;
-  const tla::LargePlan plan = tla::plan_large(problem, screen);
-  result["anchor_chunk"] = plan.anchor_chunk;
-  result["candidate_chunk"] = plan.candidate_chunk;
-  result["capacity"] = plan.capacity;
-  result["padded"] = plan.padded;
+  if (screen == tla::Screen::kBank) {
+    const tla::BankPlan plan = tla::plan_bank(candidates, dim, candidate_size, gpu);
+    result["slices"] = plan.slices;
+    result["resident"] = plan.resident;
+    result["stages"] = plan.stages;
+    result["capacity"] = plan.capacity;
+    set_shape(result, plan.shape);
+    result["threads"] = plan.shape.threads;
+    result["shared_bytes"] = plan.shape.shared_bytes;
+  } else if (screen != tla::Screen::kTiles) {
+    const tla::LargePlan plan = tla::plan_large(problem, screen);
+    result["anchor_chunk"] = plan.anchor_chunk;
+    result["candidate_chunk"] = plan.candidate_chunk;
+    result["capacity"] = plan.capacity;
+    result["padded"] = plan.padded;
+  }
   return result;
 }
 
@@ -160,7 +171,8 @@ PYBIND11_MODULE(_build_info, m) {
   m.def("plan_cdist_backward", &plan_cdist_backward, py::arg("n"), py::arg("b"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_large", &plan_large, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
-        py::arg("product"), py::arg("screens"), py::arg("multiprocessors"), py::arg("capability"));
+        py::arg("candidate_size"), py::arg("product"), py::arg("screens"), py::arg("multiprocessors"),
+        py::arg("capability"));
   m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("picks"),

@@ -131,12 +131,16 @@ choices = st.lists(st.sampled_from(_dispatch.SCREENS), unique=True).map(" ".join
 
 @given(sizes, sizes, st.integers(1, 8192), st.sampled_from([4, 8]), st.booleans(), choices, gpus)
 def test_large_problems_are_screened_in_bounded_memory(b, m, d, size, product, screens, gpu):
-    plan = plan_large(b, m, d, size, product, screens, *gpu[:2])
+    plan = plan_large(b, m, d, size, 4, product, screens, *gpu[:2])
+    large = product and size == 4 and b >= 64 and b * m * d >= 2**31
+    names = set(screens.split())
     if plan["screen"] == "tiles":
-        large = product and size == 4 and b >= 64 and b * m * d >= 2**31
-        assert not (large and screens)
+        assert not (large and names & {"mma", "blas"})
         return
-    assert plan["screen"] in screens.split()
+    assert plan["screen"] in names
+    if plan["screen"] == "bank":
+        return
+    assert large
     assert d <= plan["padded"] < d + 64
     assert plan["padded"] % 64 == 0
     assert 1 <= plan["anchor_chunk"] <= b
@@ -150,19 +154,55 @@ def test_large_problems_are_screened_in_bounded_memory(b, m, d, size, product, s
 
 
 def test_the_papers_sizes_are_not_large():
-    assert plan_large(50, 2000, 640, 4, True, ALL_SCREENS, 132, 90)["screen"] == "tiles"
+    assert plan_large(50, 2000, 640, 4, 4, True, ALL_SCREENS, 132, 90)["screen"] == "tiles"
     for screens, gpu, screen in [
         ("mma blas", (132, 90), "blas"), ("mma blas", (108, 80), "mma"), ("mma", (132, 90), "mma"),
-        ("blas", (108, 80), "blas"), ("", (132, 90), "tiles"),
+        ("blas", (108, 80), "blas"), ("bank", (132, 90), "tiles"), ("", (132, 90), "tiles"),
     ]:  # fmt: skip
-        assert plan_large(65536, 65536, 1024, 4, True, screens, *gpu)["screen"] == screen
+        assert plan_large(65536, 65536, 1024, 4, 4, True, screens, *gpu)["screen"] == screen
     with pytest.raises(ValueError, match="unknown screen: cublas"):
-        plan_large(65536, 65536, 1024, 4, True, "mma cublas", 132, 90)
+        plan_large(65536, 65536, 1024, 4, 4, True, "mma cublas", 132, 90)
 
 
 def test_columns_are_counted_in_int():
     for m, screen in ((2**31 - 1, "blas"), (2**31, "tiles")):
-        assert plan_large(64, m, 640, 4, True, ALL_SCREENS, 132, 90)["screen"] == screen
+        assert plan_large(256, m, 640, 4, 4, True, "blas bank", 132, 90)["screen"] == screen
+
+
+@given(st.integers(0, 300), sizes, st.integers(1, 9000), st.sampled_from([4, 8]),
+       st.sampled_from([2, 4, 8]), st.booleans(), gpus)  # fmt: skip
+def test_banks_are_read_through_shared_memory(b, m, d, size, candidate_size, product, gpu):
+    multiprocessors, capability, shared, *_ = gpu
+    plan = plan_large(b, m, d, size, candidate_size, product, "bank", multiprocessors, capability)
+    few = 0 < b <= (192 if candidate_size == 2 else 128)
+    large = product and m * d >= 2**24
+    is_bank = large and few and size == 4 and candidate_size <= 4 and capability >= 80
+    assert plan["screen"] == ("bank" if is_bank else "tiles")
+    if not is_bank:
+        return
+    assert 0 <= plan["slices"] * 128 - d * candidate_size < 128
+    # A block's share is 1 KB less than the multiprocessor's; a slice of 256 candidates, and one of
+    # 64 anchors where those do not stay; 48 bytes of each anchor.
+    anchors, stage = plan["slices"] * 64 * 128, 256 * 128
+    kept = anchors if plan["resident"] else 64 * 128 * plan["stages"]
+    assert plan["shared_bytes"] == kept + plan["stages"] * stage + 48 * 64 <= shared - 1024
+    assert 2 <= plan["stages"] <= 5
+    assert plan["threads"] == 256
+    assert 1 <= plan["blocks"] <= multiprocessors
+    # Lists of eight bytes for each of at most four slots.
+    assert 64 * 4 * 8 * plan["capacity"] <= 16 * 2**20
+
+
+def test_the_papers_features_stay_in_an_h200():
+    """The shape of the target: no anchor is read twice, 32 KB and more are always under way."""
+    for size, stages in ((2, 4), (4, 2)):
+        plan = plan_large(50, 10**6, 640, 4, size, True, ALL_SCREENS, 132, 90)
+        assert plan["screen"] == "bank"
+        assert plan["resident"]
+        assert plan["stages"] == stages
+        assert plan["blocks"] == 132
+    wide = plan_large(50, 10**6, 2048, 4, 4, True, ALL_SCREENS, 132, 90)
+    assert not wide["resident"]
 
 
 @given(st.integers(0, 1 << 40), st.sampled_from([4, 8]), gpus)

@@ -87,10 +87,13 @@ def test_near_ties(simt, metric, screen):
 @pytest.mark.parametrize("metric", METRICS)
 def test_rounding_that_adds_up(simt, metric, screen):
     """Rows of eight values each: what rounding takes from one element it takes from sixteen."""
-    b, m, d = 24, 256, 128
+    b, m, d = 24, 512, 128
     c = 1 + torch.rand(m, 8, generator=torch.Generator().manual_seed(1)) / 32
-    a = c.mean(0) + randn(b, 8, seed=1)
-    c[::2] *= -1  # or what they have in common would be taken from them
+    a = c.mean(0) + 0.5 * randn(b, 8, seed=1)
+    # In eight directions, or what they have in common would be taken from them.
+    pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    signs = torch.kron(pair, torch.kron(pair, pair))
+    a, c = a * signs.repeat(b // 8, 1), c * signs.repeat(m // 8, 1)
     a, c = a.repeat_interleave(d // 8, 1), c.repeat_interleave(d // 8, 1)
     case = (a, c, torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64))
     rescored = check(simt, case, seed=1, metric=metric, plan={"screen": screen})

@@ -150,3 +150,23 @@ def test_mma(program, bug):
 
     assert right(half, lambda x: x.view(np.float16).astype(np.float64)) == (bug == "none")
     assert right(bfloat16, from_bfloat16) == (bug == "none")
+
+
+@pytest.mark.parametrize("bug", ["none", "wrong_fragments"])
+def test_tf32_mma(program, bug):
+    """Of floats of 10 bits beside the exponent; others are a complaint."""
+    rng = np.random.default_rng(1)
+    a, b, c = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((16, 8), (8, 8), (16, 8))
+    )
+    for x in (a, b):
+        x.view(np.uint32)[...] &= ~np.uint32(0x1FFF)
+    result = run(program, "multiply_tf32", bug, data=a.tobytes() + b.tobytes() + c.tobytes())
+    assert result.returncode == 0, result.stderr.decode()
+    actual = np.frombuffer(result.stdout, np.float32).reshape(16, 8)
+    a[:, 6:] = 0  # was not copied
+    expected = a.astype(np.float64) @ b.astype(np.float64) + c
+    assert np.allclose(actual, expected, rtol=1e-5, atol=1e-6) == (bug == "none")
+    a.view(np.uint32)[3, 2] |= 1
+    result = run(program, "multiply_tf32", bug, data=a.tobytes() + b.tobytes() + c.tobytes())
+    assert result.returncode == 3

@@ -32,12 +32,13 @@ def plan_large(
     candidates: int,
     dim: int,
     element_size: int,
+    candidate_size: int,
     product: bool,
     screens: str,
     multiprocessors: int,
     capability: int,
 ) -> dict[str, Any]:
-    """How a CUDA search is screened on the matrix unit, if any of these screens is to be used."""
+    """Which of these screens a CUDA search takes, or tiles, and in what pieces."""
 
 def plan_rows(
     rows: int, element_size: int, multiprocessors: int, capability: int

@@ -170,7 +170,7 @@ def _check(
     return OperatorCheck(True, count, operator.worst, None)
 
 
-SCREENED = {"blas": (256, 8192, 1024), "mma": (256, 8192, 1024)}
+SCREENED = {"bank": (50, 65536, 256), "blas": (256, 8192, 1024), "mma": (256, 8192, 1024)}
 """The size of a problem that a screen is tested by: anchors, candidates, features."""
 
 
@@ -181,7 +181,7 @@ def _takes(device: torch.device, screen: str) -> bool:
     properties = torch.cuda.get_device_properties(device)
     capability = 10 * properties.major + properties.minor
     plan = _build_info.plan_large(
-        *SCREENED[screen], 4, True, screen, properties.multi_processor_count, capability
+        *SCREENED[screen], 4, 4, True, screen, properties.multi_processor_count, capability
     )
     return bool(plan["screen"] == screen)
 

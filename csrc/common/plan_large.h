@@ -10,9 +10,10 @@
 namespace tla {
 
 // What a search goes by: tiles of float32 sums, or a screen by half-precision products that stay in registers
-// (mma.sync), or stand in memory, of a chunk of anchors and one of candidates at a time (a BLAS).
-enum class Screen { kTiles, kMma, kBlas };
-inline constexpr std::string_view kScreens[] = {"tiles", "mma", "blas"};
+// (mma.sync), or stand in memory, of a chunk of anchors and one of candidates at a time (a BLAS); or a screen that
+// reads a bank's candidates once, as they are.
+enum class Screen { kTiles, kMma, kBlas, kBank };
+inline constexpr std::string_view kScreens[] = {"tiles", "mma", "blas", "bank"};
 
 inline Screen parse_screen(std::string_view name) {
   const auto found = std::find(std::begin(kScreens), std::end(kScreens), name);
@@ -37,13 +38,27 @@ class Screens {
 };
 
 struct LargeProblem {
-  int64_t anchors = 0, candidates = 0, dim = 0, element_size = 4;
-  bool product = true;  // the metric has a matrix form, and the search is not of a pick at random
+  int64_t anchors = 0, candidates = 0, dim = 0;
+  int64_t element_size = 4, candidate_size = 4;  // bytes, of what is summed and of what a candidate has
+  bool product = true;   // the metric has a matrix form, and the search is not of a pick at random
+  bool in_place = true;  // a bank's rows can be copied as they are
 };
+
+inline constexpr int kBankAnchors = 64;  // that a pass over a bank serves
+
+// A packed copy costs as much time as reading candidates once more and a copy of 16 bits twice: as many passes are
+// cheaper. Smaller banks do not pay for several launches.
+inline bool is_bank(const LargeProblem& p, Gpu gpu) {
+  const double elements = static_cast<double>(p.candidates) * static_cast<double>(p.dim);
+  return p.in_place && p.product && p.element_size <= 4 && p.candidate_size <= 4 && gpu.capability >= 80 &&
+         p.anchors > 0 && p.candidates <= INT32_MAX && elements >= 0x1p24 &&
+         ceil_div(p.anchors, kBankAnchors) * p.candidate_size <= p.candidate_size + 4;
+}
 
 // Packing, a screen and rescoring are several launches, which arithmetic pays for; few anchors read each candidate too
 // seldom to pay for its packed copy.
 inline Screen choose_screen(const LargeProblem& p, const Screens& screens, Gpu gpu) {
+  if (screens.has(Screen::kBank) && is_bank(p, gpu)) return Screen::kBank;
   const double work = static_cast<double>(p.anchors) * static_cast<double>(p.candidates) * static_cast<double>(p.dim);
   const bool large = p.product && p.element_size <= 4 && p.anchors >= 64 && work >= 0x1p31;
   if (!large || p.candidates > INT32_MAX) return Screen::kTiles;
@@ -55,7 +70,7 @@ inline Screen choose_screen(const LargeProblem& p, const Screens& screens, Gpu g
 struct LargePlan {
   Screen screen = Screen::kBlas;
   int64_t anchor_chunk = 2048, candidate_chunk = 4096;  // 32 MB of products
-  int capacity = 64;                                    // of a row's list of candidates to rescore
+  int capacity = 128;                                   // of a row's list of candidates to rescore
   int padded = 64;                                      // columns of a packed row
   bool keep_counts = false;                             // of all rows, for tests
 };

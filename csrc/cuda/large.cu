@@ -5,6 +5,7 @@
 
 #include "large.h"
 #include "mine_large.cuh"
+#include "screen_bank.cuh"
 
 namespace tla::cuda {
 namespace {
@@ -20,7 +21,13 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
 
 LargeProblem problem_of(const SearchSetup& setup) {
   const SearchParams& s = setup.params;
-  return {s.b, s.m, s.d, setup.wide ? 8 : 4, s.metric != Metric::kChebyshev && !s.random()};
+  return {s.b,
+          s.m,
+          s.d,
+          setup.wide ? 8 : 4,
+          size_of(s.candidates.type),
+          s.metric != Metric::kChebyshev && !s.random(),
+          bank_fits(s.candidates, s.m)};
 }
 
 }  // namespace
@@ -31,6 +38,7 @@ Screen screen_of(const Device& device, const SearchSetup& setup, std::string_vie
 
 void mine_large(const Device& device, const Tensor& anchor, const Tensor& candidate_labels, const SearchSetup& setup,
                 Screen screen, bool fast, const Tensor& distance, const Tensor& index) {
+  if (screen == Screen::kBank) return mine_bank(device, anchor, setup, fast, distance, index);
   const LargePlan plan = plan_large(problem_of(setup), screen);
   LargeParams p;
   p.search = setup.params;

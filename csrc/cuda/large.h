@@ -1,7 +1,7 @@
 // The search of large problems from torch's tensors.
 #pragma once
 
-#include "../common/plan_large.h"
+#include "../common/plan_bank.h"
 #include "tensors.h"
 
 namespace tla::cuda {
@@ -11,5 +11,9 @@ Screen screen_of(const Device& device, const SearchSetup& setup, std::string_vie
 // Picks and their distances, float32, for all anchors, by any screen but tiles; `fast`: the picks of the screen.
 void mine_large(const Device& device, const Tensor& anchor, const Tensor& candidate_labels, const SearchSetup& setup,
                 Screen screen, bool fast, const Tensor& distance, const Tensor& index);
+
+// The same by the screen of a bank.
+void mine_bank(const Device& device, const Tensor& anchor, const SearchSetup& setup, bool fast, const Tensor& distance,
+               const Tensor& index);
 
 }  // namespace tla::cuda

@@ -37,7 +37,7 @@ struct Allowed {
 // How far a score may be from 1 - distance, or from (|x|^2 - distance^2) / 2, beside the residuals' share: `product`
 // times both norms, `square` times both squares, and `fixed`.
 struct ScoreError {
-  float product, square, fixed;
+  float product = 0, square = 0, fixed = 0;
 };
 
 // With u = 2^-24. A canonical sum's chains are 16 steps long in each piece of 64 elements, of which a part has d / 512,

@@ -35,10 +35,6 @@ void each_array(LargeParams& p, const LargePlan& plan, const F& f) {
 }
 
 template <class F>
-void with_screened_metric(Metric metric, const F& f) {
-  is_cosine(metric) ? f.template operator()<Dot>() : f.template operator()<SquaredDifference>();
-}
-template <class F>
 void with_slots(const SearchParams& s, const F& f) {
   const auto targets = [&]<bool kSemihard>() {
     s.targets() ? f.template operator()<kSemihard, true>() : f.template operator()<kSemihard, false>();
@@ -59,7 +55,7 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
   };
   p.padded = plan.padded;
   p.capacity = plan.capacity;
-  p.error = p.fast ? ScoreError{0, 0} : score_error(all.metric, all.d, p.padded);
+  p.error = p.fast ? ScoreError{} : score_error(all.metric, all.d, p.padded);
   p.center.rows = all.candidates, p.center.count = all.m, p.center.metric = all.metric;
   p.center.d = all.d, p.center.padded = p.padded;
   if (all.m > 0) {
@@ -89,12 +85,7 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
         launch(screen_scores_kernel<kSemihard, kTargets>, warps(rows), part);
       });
     }
-    with_screened_metric(all.metric, [&]<class Op>() {
-      launch(rescore_kernel<Op>, warps(rows), part);
-      const int64_t pieces = ceil_div(rows, kRowsRedone) * std::max<int64_t>(1, ceil_div(all.m, kCandidatesRedone));
-      launch(redo_kernel<Op>, LaunchShape{std::min(pieces, 8 * gpu.multiprocessors)}, part);
-    });
-    launch(finish_kernel, LaunchShape{std::min(ceil_div(rows, kThreads), gpu.multiprocessors)}, part);
+    launch_rescore(part, gpu, launch);
   }
 }
 

@@ -107,7 +107,9 @@ redo_kernel(const LargeParams p) {
 }
 
 // A thread a row that was redone.
-TLA_KERNEL(kThreads, 4) finish_kernel(const LargeParams p) {
+template <class Op>
+TLA_KERNEL(kThreads, 4)
+finish_kernel(const LargeParams p) {
   const int64_t step = int64_t{grid_blocks()} * kThreads;
   for (int64_t n = int64_t{block_id()} * kThreads + thread_id(); n < *p.redone_count; n += step) {
     const int64_t i = p.redone[n];
@@ -117,6 +119,22 @@ TLA_KERNEL(kThreads, 4) finish_kernel(const LargeParams p) {
       return key.exists();
     });
   }
+}
+
+template <class F>
+void with_screened_metric(Metric metric, const F& f) {
+  is_cosine(metric) ? f.template operator()<Dot>() : f.template operator()<SquaredDifference>();
+}
+// From lists to picks.
+template <class Launch>
+void launch_rescore(const LargeParams& p, Gpu gpu, const Launch& launch) {
+  const int64_t rows = p.search.b;
+  with_screened_metric(p.search.metric, [&]<class Op>() {
+    launch(rescore_kernel<Op>, plan_warps(rows, gpu), p);
+    const int64_t pieces = ceil_div(rows, kRowsRedone) * std::max<int64_t>(1, ceil_div(p.search.m, kCandidatesRedone));
+    launch(redo_kernel<Op>, LaunchShape{std::min(pieces, 8 * gpu.multiprocessors)}, p);
+    launch(finish_kernel<Op>, LaunchShape{std::min(ceil_div(rows, kThreads), gpu.multiprocessors)}, p);
+  });
 }
 
 }  // namespace tla::cuda

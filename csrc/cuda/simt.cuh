@@ -21,6 +21,8 @@
 #define TLA_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 // `count` elements of shared memory, not initialised, of this place in the code.
 #define TLA_SHARED(type, name, count) __shared__ __align__(16) type name[count]
+// Shared memory of as many bytes as the launch says. Nothing is promised beyond 16 bytes of alignment.
+#define TLA_DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 
 namespace tla::cuda {
 
@@ -75,6 +77,12 @@ TLA_DEVICE uint64_t atomic_min(uint64_t* p, uint64_t value) {
   return atomicMin(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value));
 }
 TLA_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t value) { return atomicMax(p, value); }
+// What others change by atomics, as it was some time ago.
+TLA_DEVICE uint32_t atomic_load(const uint32_t* p) {
+  uint32_t value;
+  asm volatile("ld.relaxed.gpu.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+  return value;
+}
 
 // d += a b for a (16, 16) by rows, b (16, 8) by columns, in halves; which lane holds what: PTX ISA, "Matrix Fragments
 // for mma.m16n8k16 with floating point type".
@@ -82,6 +90,19 @@ TLA_DEVICE void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const ui
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+TLA_DEVICE void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// d += a b for a (16, 8), b (8, 8) in tf32: floats whose last 13 bits are 0.
+TLA_DEVICE void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 TLA_DEVICE uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -99,6 +120,11 @@ TLA_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
 TLA_DEVICE void copy_async(void* shared, const void* global, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                "r"(there ? 16 : 0)
+               : "memory");
+}
+// The first `bytes` of 16, and zeros behind them.
+TLA_DEVICE void copy_async(void* shared, const void* global, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");
 }
 TLA_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -55,7 +55,11 @@ class Device {
       cudaLaunchAttribute attributes[2];
       cudaLaunchConfig_t config = {};
       config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-      config.blockDim = dim3(kThreads);
+      config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+      config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+      if (shape.shared_bytes > 48 * 1024)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes),
+              "cudaFuncSetAttribute");
       config.stream = stream_;
       config.attrs = attributes;
       if (shape.cluster > 1) {

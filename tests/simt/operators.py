@@ -47,6 +47,16 @@ def mine_large(run, a, c, y, cy, *, metric="angular", mining="hardest", same_cla
     )  # fmt: skip
 
 
+def mine_bank(run, a, c, y, cy, *, metric="angular", mining="hardest", same_class=False,
+              fast=False, resident=True, stages=4, capacity=4096, **more):  # fmt: skip
+    """As mine_large; candidates as they are."""
+    return run(
+        "mine_bank", anchor=a, candidates=c, labels=y, candidate_labels=cy, metric=metric,
+        mining=mining, same_class=int(same_class), fast=int(fast), resident=int(resident),
+        stages=stages, capacity=capacity, **more,
+    )  # fmt: skip
+
+
 def cdist(run, a, c, metric, **more):
     """(B, D) and (M, D), or stacks of those."""
     a, c = (x if x.ndim == 3 else x.unsqueeze(0) for x in (a, c))

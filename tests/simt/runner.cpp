@@ -6,6 +6,7 @@ int main() {
   const std::map<std::string, void (*)(const Problem&)> operators = {
       {"mine", run_mine},
       {"mine_large", run_mine_large},
+      {"mine_bank", run_mine_bank},
       {"triplet_adv_loss", run_triplet_adv_loss},
       {"triplet_loss", run_triplet_loss},
       {"triplet_loss_backward", run_triplet_loss_backward},

@@ -7,6 +7,7 @@ namespace tla::simt {
 
 void run_mine(const Problem& problem);
 void run_mine_large(const Problem& problem);
+void run_mine_bank(const Problem& problem);
 void run_triplet_adv_loss(const Problem& problem);
 void run_triplet_loss(const Problem& problem);
 void run_triplet_loss_backward(const Problem& problem);

@@ -252,6 +252,10 @@ class Grid {
   void arrive(Level level, const char* operation, uint64_t argument, Site site, void* operand,
               void (*all)(void* const*));
   void* shared_array(const void* place, const char* name, size_t bytes);
+  void* dynamic_shared() {
+    static const char place = 0;
+    return shared_array(&place, "dynamic shared memory", static_cast<size_t>(shape_.shared_bytes));
+  }
   const void* cluster_peer(const void* shared, int rank, Site site);
   void maybe_yield() {
     if (random_.below(4) == 0) yield();
@@ -627,7 +631,8 @@ Array& Grid::array_of(Block& block, const void* place, const char* name, size_t 
     if (array.place == place) return array;
   size_t total = bytes;
   for (const Array& array : block.arrays) total += array.bytes;
-  if (total > 48 * 1024) fail("%zu bytes of shared memory with %s", total, name);
+  if (total > 48 * 1024 + static_cast<size_t>(shape_.shared_bytes))
+    fail("%zu bytes of shared memory with %s", total, name);
 #ifdef TLA_SIMT_RACE
   char* data = static_cast<char*>(race::allocate(bytes, name, block.id, false));
 #else
@@ -698,6 +703,7 @@ void meet_warp(const char* operation, uint64_t argument, void* operand, void (*a
   grid->arrive(Level::kWarp, operation, argument, site, operand, all);
 }
 void* shared_array(const void* place, const char* name, size_t bytes) { return grid->shared_array(place, name, bytes); }
+void* dynamic_shared() { return grid->dynamic_shared(); }
 const void* cluster_peer(const void* shared, int rank, Site site) { return grid->cluster_peer(shared, rank, site); }
 
 uint64_t atomic(void* p, size_t bytes, uint64_t operand, uint64_t (*update)(uint64_t, uint64_t), Site site) {
@@ -732,10 +738,11 @@ bool arrived(int groups, Copy& copy) {
 
 void Launch::run(LaunchShape shape, void (*body)(const void*), const void* call) const {
   if (grid) fail("a launch within a launch");
-  Grid one(seed, threads, shape, body, call);
+  const int size = shape.threads != kThreads ? shape.threads : threads;
+  Grid one(seed, size, shape, body, call);
   grid = &one;
 #ifdef TLA_SIMT_RACE
-  race::begin(threads, shape.cluster);
+  race::begin(size, shape.cluster);
 #endif
   one.run();
 #ifdef TLA_SIMT_RACE

@@ -30,6 +30,8 @@
       }(),                                                                     \
       #name, sizeof(type) * (count)))
 
+#define TLA_DYNAMIC_SHARED(name) char* name = static_cast<char*>(::tla::simt::dynamic_shared())
+
 namespace tla::simt {
 
 #ifdef __cpp_lib_source_location
@@ -126,6 +128,8 @@ void meet(Level level, const char* operation, Site site);
 void meet_warp(const char* operation, uint64_t argument, void* operand, void (*all)(void* const* operands), Site site);
 
 void* shared_array(const void* place, const char* name, size_t bytes);
+// Of exactly as many bytes as the launch says.
+void* dynamic_shared();
 const void* cluster_peer(const void* shared, int rank, Site site);
 
 // *p = update(*p, operand) of 4 or 8 bytes, returning what was there. Another thread may run after it.
@@ -294,6 +298,10 @@ T atomic_max(T* p, T value, Site site = Site::current()) {
   return simt::atomic<simt::Most>(p, value, site);
 }
 
+inline uint32_t atomic_load(const uint32_t* p, Site site = Site::current()) {
+  return simt::atomic<simt::Most>(const_cast<uint32_t*>(p), 0u, site);
+}
+
 inline void load_matrices(uint32_t (&to)[4], const void* row, Site site = Site::current()) {
   struct Lane {
     simt::Sixteen row;
@@ -312,6 +320,17 @@ inline void copy_async(void* shared, const void* global, bool there) {
   simt::Sixteen* to = static_cast<simt::Sixteen*>(shared);
   simt::Copy copy{to, {}};
   if (there) copy.data = *static_cast<const simt::Sixteen*>(global);
+  simt::Sixteen poison;
+  simt::poison(poison);
+  *to = poison;
+  simt::send(copy);
+}
+// The first `bytes` of 16, and zeros behind them.
+inline void copy_async(void* shared, const void* global, int bytes) {
+  simt::Sixteen* to = static_cast<simt::Sixteen*>(shared);
+  simt::Copy copy{to, {}};
+  for (int n = 0; n < bytes / 2; ++n)
+    reinterpret_cast<uint16_t*>(&copy.data)[n] = static_cast<const uint16_t*>(global)[n];
   simt::Sixteen poison;
   simt::poison(poison);
   *to = poison;
@@ -367,6 +386,32 @@ inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32
 inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                               Site site = Site::current()) {
   simt::mma_m16n8k16<BFloat16ToFloat>("mma_m16n8k16_bf16", d, a, b, site);
+}
+// Of floats whose last 13 bits are 0: what the hardware makes of others is not said.
+inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                             Site site = Site::current()) {
+  struct Lane {
+    float* d;
+    const uint32_t *a, *b;
+  } mine{d, a, b};
+  for (int r = 0; r < 4; ++r)
+    if ((a[r] | b[r % 2]) & 0x1fffu) simt::fail("mma_m16n8k8_tf32 of a float that is not tf32");
+  const auto all = [](void* const* operands) {
+    float a[16][8], b[8][8];
+    for (int lane = 0; lane < simt::kLanes; ++lane) {
+      const Lane& from = *static_cast<Lane*>(operands[lane]);
+      for (int r = 0; r < 4; ++r) a[lane / 4 + r % 2 * 8][lane % 4 + r / 2 * 4] = from_bits(from.a[r]);
+      for (int r = 0; r < 2; ++r) b[lane % 4 + r * 4][lane / 4] = from_bits(from.b[r]);
+    }
+    for (int lane = 0; lane < simt::kLanes; ++lane)
+      for (int r = 0; r < 4; ++r) {
+        float& out = static_cast<Lane*>(operands[lane])->d[r];
+        double sum = out;
+        for (int k = 0; k < 8; ++k) sum += double{a[lane / 4 + r / 2 * 8][k]} * b[k][lane % 4 * 2 + r % 2];
+        out = static_cast<float>(sum);
+      }
+  };
+  simt::meet_warp("mma_m16n8k8_tf32", 0, &mine, all, site);
 }
 
 }  // namespace tla::cuda

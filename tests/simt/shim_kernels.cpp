@@ -446,6 +446,48 @@ TLA_KERNEL(kWarp, 1) multiply(const Product p) {
   }
 }
 
+// Floats (16, 8) and (8, 8) as tf32, bits of dynamic shared memory on their way.
+struct Tf32Product {
+  const uint32_t *a, *b;  // [16][8], [8][8]
+  const float* c;         // [16][8]
+  float* d;
+  int bug;
+};
+
+TLA_KERNEL(kWarp, 1) multiply_tf32(const Tf32Product p) {
+  TLA_DYNAMIC_SHARED(memory);
+  uint32_t* rows = reinterpret_cast<uint32_t*>(memory);
+  // Copied in parts: the last 8 bytes of each row's 32 are zeros.
+  const int row = lane_id() / 2, half = lane_id() % 2;
+  copy_async(rows + row * 8 + half * 4, p.a + row * 8 + half * 4, half == 0 ? 16 : 8);
+  copy_commit();
+  copy_wait<0>();
+  warp_sync();
+  const int group = lane_id() / 4, k = lane_id() % 4;
+  uint32_t a[4];
+  load_matrices(a, rows + lane_id() % 16 * 8 + lane_id() / 16 * 4);
+  if (p.bug == kWrongFragments) {
+    const uint32_t kept = a[1];
+    a[1] = a[2];
+    a[2] = kept;
+  }
+  const uint32_t b[2] = {p.b[k * 8 + group], p.b[(k + 4) * 8 + group]};
+  float d[4];
+  for (int r = 0; r < 4; ++r) d[r] = p.c[(group + r / 2 * 8) * 8 + 2 * k + r % 2];
+  mma_m16n8k8_tf32(d, a, b);
+  for (int r = 0; r < 4; ++r) p.d[(group + r / 2 * 8) * 8 + 2 * k + r % 2] = d[r];
+}
+
+// In: a, b, c. Out: d.
+void multiply_tf32_file(int bug) {
+  const std::vector<char> data = read_all();
+  const simt::Buffer a = simt::Buffer::input(data.data(), 512), b = simt::Buffer::input(data.data() + 512, 256),
+                     c = simt::Buffer::input(data.data() + 768, 512), d = simt::Buffer::output(512);
+  simt::Launch{}(multiply_tf32, LaunchShape{.threads = kWarp, .shared_bytes = 512},
+                 {a.as<uint32_t>(), b.as<uint32_t>(), c.as<float>(), d.as<float>(), bug});
+  write_all(d);
+}
+
 // In: a, b, c. Out: d.
 void multiply_file(int bug) {
   const std::vector<char> data = read_all();
@@ -469,6 +511,7 @@ int main(int argc, char** argv) {
   const int bug = kBugs.at(argv[2]);
   if (name == "convert") return convert_file(), 0;
   if (name == "multiply") return multiply_file(bug), 0;
+  if (name == "multiply_tf32") return multiply_tf32_file(bug), 0;
   if (argc < 5 || !cases.count(name)) return 2;
   const uint64_t first = std::strtoull(argv[3], nullptr, 10), count = std::strtoull(argv[4], nullptr, 10);
   for (uint64_t seed = first; seed < first + count; ++seed)
