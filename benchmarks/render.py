@@ -57,6 +57,29 @@ def tables(document: dict) -> list[str]:
     return lines
 
 
+def screening_table(document: dict) -> list[str]:
+    columns = ("D", "features", "at once", "listed", "99%", "rescored", "99%", "rows redone")
+    lines = [
+        "## What a screen leaves to rescore\n",
+        f"Simulated by `benchmarks/screening.py` (torch {document['torch']}), angular, hardest, "
+        f"float32: what stands in a row's list of {document['capacity']} after a float16 screen "
+        f"in which so many tiles of {document['tile']} candidates are looked at at once, and what "
+        "the final best leaves of it. A row whose list runs over looks at all candidates "
+        "(docs/exactness.md).\n",
+        line(("B, M", *columns)),
+        line(["---"] * (1 + len(columns))),
+    ]
+    for row in document["rows"]:
+        rest = ("–", "–")
+        if row["rescored_mean"] is not None:
+            rest = f"{row['rescored_mean']:.1f}", f"{row['rescored_p99']:.0f}"
+        lines.append(line((
+            f"{row['B']}, {row['M']}", str(row["D"]), row["features"], str(row["streams"]),
+            f"{row['listed_mean']:.1f}", f"{row['listed_p99']:.0f}", *rest, f"{row['redone']:.1%}",
+        )))  # fmt: skip
+    return lines
+
+
 def page(results: Path) -> str:
     """The whole of docs/performance.md: says nothing that is not in a results file."""
     parts = [INTRO]
@@ -69,6 +92,8 @@ def page(results: Path) -> str:
     for gpu in [d for d in mining if "capability" in d] or [None]:
         parts.append("\n".join(grid_tables(gpu)) + "\n")
     parts += ["\n".join(long_table(document)) + "\n" for document in mining]
+    for document in map(_read, sorted(results.glob("*/screening.json"))):
+        parts.append("\n".join(screening_table(document)) + "\n")
     return "\n".join(parts)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 TILE = 128
 CAPACITY = 128
-SAMPLE = 512
+SAMPLE = 64
 TARGET = Path(__file__).parent / "results" / "simulated" / "screening.json"
 
 
@@ -45,16 +45,22 @@ def clusters(cosine: float) -> Callable[[int, int, torch.Generator], Tensor]:
     return make
 
 
-def copies(rows: int, dim: int, g: torch.Generator) -> Tensor:
-    """Groups of about a hundred rows that differ by a thousandth."""
-    group = torch.randint(max(1, rows // 100), (rows,), generator=g)
-    centers = torch.randn(max(1, rows // 100), dim, generator=torch.Generator().manual_seed(2))
-    return centers[group] + 1e-3 * torch.randn(rows, dim, generator=g)
+def copies(size: int) -> Callable[[int, int, torch.Generator], Tensor]:
+    """Groups of about so many rows that differ by a thousandth."""
+
+    def make(rows: int, dim: int, g: torch.Generator) -> Tensor:
+        groups = max(1, 65536 // size)
+        centers = torch.randn(groups, dim, generator=torch.Generator().manual_seed(2))
+        group = torch.randint(groups, (rows,), generator=g)
+        return centers[group] + 1e-3 * torch.randn(rows, dim, generator=g)
+
+    return make
 
 
 FEATURES = {
     "Gaussian": gaussian, "ReLU": relu, "collapsed, cosine 0.92": clusters(0.92),
-    "collapsed, cosine 0.99": clusters(0.99), "near-copies": copies,
+    "collapsed, cosine 0.99": clusters(0.99), "50 near-copies": copies(50),
+    "300 near-copies": copies(300),
 }  # fmt: skip
 
 
@@ -71,9 +77,10 @@ def screen(a: Tensor, c: Tensor, streams: int) -> dict[str, Any]:
     dim = a.shape[1]
     a, c = (torch.nn.functional.normalize(rows.double()) for rows in (a, c))
     mean = c[:: max(1, len(c) // SAMPLE)].mean(0)
+    mean = mean if mean @ mean > 1 / 4 else torch.zeros_like(mean)
     (x, nx, rx), (y, ny, ry) = packed(a, mean), packed(c, mean)
     unit = 1.25 * (-(-dim // 64) * 64 + 16) * 2**-23
-    fixed = 4 * (dim / 128 + 40) * 2**-24 + 2**-21
+    fixed = 1.01 * (4 * (dim / 128 + 40) * 2**-24 + 2**-23) + 2**-19
     score = (x @ y.T + (c @ mean).float() + (a @ mean - mean @ mean).float()[:, None]).abs()
     error = (rx[:, None] + unit * nx[:, None]) * ny + nx[:, None] * ry + fixed
     lower, upper = score - error, score + error
