@@ -20,8 +20,6 @@
 #define TLA_HOPPER 0
 #endif
 #define TLA_GRID_CONSTANT __grid_constant__
-// Shared memory of as many bytes as the launch says. Nothing is promised beyond 16 bytes of alignment.
-#define TLA_DYNAMIC_SHARED(name) extern __shared__ __align__(16) char name[]
 
 namespace tla::cuda {
 

@@ -17,11 +17,6 @@ struct WgmmaTile {
   static constexpr int kAlignment = 1024;
 };
 
-// How a column's products become scores.
-struct alignas(8) TileColumn {
-  float weight, offset;
-};
-
 // What a screen has of a row, and each slot of it.
 struct alignas(16) ScreenRow {
   RowError error;
@@ -60,10 +55,6 @@ struct WgmmaParams {
   LargeParams large;
   TensorMap anchor, candidates;  // by boxes of kBoxRows x kStep
   Strips strips;
-  // Of each tile of candidates the greatest norm, residual and square; `weight` is NaN where nothing is known of one of
-  // them. For the euclidean metric, of each candidate what its scores take.
-  Side* bounds = nullptr;
-  TileColumn* columns = nullptr;
 };
 
 // The dynamic shared memory of a block.
@@ -177,7 +168,7 @@ struct WgmmaScreen {
       begin_rows(pair);
 #pragma unroll 1
       for (int tile = begin; tile < end; ++tile) {
-        const Side most = w.bounds[tile];
+        const Side most = w.large.tile_bounds[tile];
         copy_columns(tile);
         multiply();
         if (kEuclidean) copy_wait<0>();
@@ -217,7 +208,7 @@ struct WgmmaScreen {
     constexpr int kColumnsOfCopy = 16 / sizeof(TileColumn);
 #pragma unroll
     for (int n = lane_id() * kColumnsOfCopy; n < S::kColumns; n += kWarp * kColumnsOfCopy)
-      copy_async(columns() + n, w.columns + int64_t{tile} * S::kColumns + n, true);
+      copy_async(columns() + n, p.tile_columns + int64_t{tile} * S::kColumns + n, true);
     copy_commit();
   }
 
@@ -477,7 +468,7 @@ TLA_DEVICE void bound_tile(const WgmmaParams& w, int64_t tile) {
         c.offset = side.residual;
       }
     }
-    if (w.columns != nullptr) w.columns[tile * WgmmaTile::kColumns + n] = c;
+    if (!is_cosine(p.search.metric)) p.tile_columns[tile * WgmmaTile::kColumns + n] = c;
   }
 #pragma unroll
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
@@ -487,11 +478,46 @@ TLA_DEVICE void bound_tile(const WgmmaParams& w, int64_t tile) {
   }
   const bool odd = ballot(most.weight != 0) != 0;
   most.weight = odd ? from_bits(Key<float>::kNaN) : 0;
-  if (lane_id() == 0) w.bounds[tile] = most;
+  if (lane_id() == 0) w.large.tile_bounds[tile] = most;
 }
 
 TLA_KERNEL(kThreads, 4) bound_tiles_kernel(const TLA_GRID_CONSTANT WgmmaParams w) {
   each_row_of_warp(0, w.strips.tiles, [&](int64_t tile) { bound_tile(w, tile); });
+}
+
+template <class F>
+void with_wgmma_kernel(Metric metric, const F& f) {
+  if (metric == Metric::kAngular)
+    f(screen_wgmma_kernel<Metric::kAngular>);
+  else if (metric == Metric::kCosine)
+    f(screen_wgmma_kernel<Metric::kCosine>);
+  else
+    f(screen_wgmma_kernel<Metric::kEuclidean>);
+}
+inline LaunchShape wgmma_shape(const SearchParams& s, int64_t clusters) {
+  return {.blocks = clusters * WgmmaTile::kCluster,
+          .cluster = WgmmaTile::kCluster,
+          .threads = WgmmaTile::kThreads,
+          .shared_bytes = WgmmaShared::bytes(s.slots(), !is_cosine(s.metric))};
+}
+
+// hopper.map(data, rows, columns, rows of a box, columns of a box) makes a map; hopper.clusters(kernel, shape) says how
+// many clusters run at once.
+template <class Launch, class Hopper>
+void launch_screen_wgmma(const LargeParams& p, Gpu gpu, const Launch& launch, const Hopper& hopper) {
+  using S = WgmmaTile;
+  const SearchParams& s = p.search;
+  if (s.b == 0 || s.m == 0) return;
+  with_wgmma_kernel(s.metric, [&](auto kernel) {
+    const int64_t clusters = hopper.clusters(kernel, wgmma_shape(s, 1));
+    WgmmaParams w;
+    w.large = p;
+    w.anchor = hopper.map(p.packed_anchor, s.b, p.padded, S::kBoxRows, S::kStep);
+    w.candidates = hopper.map(p.packed_candidates, s.m, p.padded, S::kBoxRows, S::kStep);
+    w.strips = plan_strips(s.b, s.m, p.padded, clusters);
+    launch(bound_tiles_kernel, plan_warps(w.strips.tiles, gpu), w);
+    launch(kernel, wgmma_shape(s, std::min<int64_t>(clusters, int64_t{w.strips.pairs} * w.strips.strips)), w);
+  });
 }
 
 }  // namespace tla::cuda
