@@ -314,7 +314,7 @@ struct WgmmaScreen {
     const bool odd = most.weight != most.weight;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const ScreenRow row = screen_row(row_of_lane(h));
+      const ScreenRow& row = screen_row(row_of_lane(h));
       open[h] = allowed_columns(slot_row(slot, row_of_lane(h)).allowed, first);
       weight[h] = row.weight;
       error[h] = row.error.of(p, most);

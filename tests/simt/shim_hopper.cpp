@@ -122,6 +122,7 @@ char* chunk_of(uint64_t descriptor, int row, int chunk) {
   const Site none;
   const uint32_t start = (descriptor & 0x3fff) << 4, step = (descriptor >> 32 & 0x3fff) << 4;
   if (descriptor >> 62 != 1 || descriptor >> 49 & 7) fail("a descriptor that is not of a tile swizzled by 128 bytes");
+  if (start >> 7 & 7) fail("a descriptor of a tile that does not begin at a multiple of 1024");
   const uint32_t address = start + row / 8 * step + row % 8 * kLine + chunk * 16;
   return at_address(self->block, swizzled(address), 16, "wgmma", none);
 }
