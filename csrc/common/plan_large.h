@@ -32,6 +32,11 @@ class Screens {
     }
   }
   bool has(Screen screen) const { return bits_ >> static_cast<int>(screen) & 1; }
+  Screens without(Screen screen) const {
+    Screens others = *this;
+    others.bits_ &= ~(1u << static_cast<int>(screen));
+    return others;
+  }
 
  private:
   unsigned bits_ = 1;

@@ -24,7 +24,7 @@
 namespace tla::cuda {
 
 // A matrix of halves and the box of it that is copied at once (CUtensorMap).
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
   uint64_t opaque[16];
 };
 
