@@ -69,6 +69,9 @@ State& state() {
   return all;
 }
 
+// Where the kernel called: what the race check says of an access.
+const void* caller = nullptr;
+
 int block_of_rank(int rank) { return self->block / machine::cluster_blocks() * machine::cluster_blocks() + rank; }
 
 char* at_address(int block, uint32_t address, size_t bytes, const char* operation, Site site) {
@@ -86,7 +89,7 @@ Barrier& barrier_at(int block, uint32_t address, const char* operation, Site sit
   if (!found->second.fenced && (block != self->block || self->thread != found->second.owner.thread))
     fail("%s: the barrier's initialisation was not fenced", text(operation, site).c_str());
 #ifdef TLA_SIMT_RACE
-  race::atomic(at_address(block, address, 8, operation, site), 8, __builtin_return_address(0));
+  race::atomic(at_address(block, address, 8, operation, site), 8, caller);
 #endif
   return found->second;
 }
@@ -168,11 +171,12 @@ uint32_t shared_address(const void* shared) {
 int cluster_rank() { return self->block % machine::cluster_blocks(); }
 
 void barrier_init(uint64_t* barrier, int arrivals, Site site) {
+  caller = __builtin_return_address(0);
   const uint32_t address = shared_address(barrier);
   if (address % 8 || arrivals < 1)
     fail("%s of %d arrivals at %u", text("barrier_init", site).c_str(), arrivals, address);
 #ifdef TLA_SIMT_RACE
-  race::write(barrier, 8, __builtin_return_address(0));
+  race::write(barrier, 8, caller);
 #endif
   Barrier& b = state().barriers[{self->block, address}] = Barrier();
   b.arrivals = b.pending = arrivals;
@@ -183,11 +187,13 @@ void fence_barrier_init() {
     if (where.first == self->block && barrier.owner.thread == self->thread) barrier.fenced = true;
 }
 void barrier_expect(uint64_t* barrier, int bytes, Site site) {
+  caller = __builtin_return_address(0);
   Barrier& b = barrier_at(self->block, shared_address(barrier), "barrier_expect", site);
   b.bytes += bytes;
   arrive(b, "barrier_expect", site);
 }
 void barrier_arrive(uint64_t* barrier, int rank, Site site) {
+  caller = __builtin_return_address(0);
   if (rank < 0 || rank >= machine::cluster_blocks()) fail("%s of rank %d", text("barrier_arrive", site).c_str(), rank);
   const int block = block_of_rank(rank);
   const uint32_t address = shared_address(barrier);
@@ -195,6 +201,7 @@ void barrier_arrive(uint64_t* barrier, int rank, Site site) {
   arrive(barrier_at(block, address, "barrier_arrive", site), "barrier_arrive", site);
 }
 void barrier_wait(uint64_t* barrier, int parity, Site site) {
+  caller = __builtin_return_address(0);
   Barrier& b = barrier_at(self->block, shared_address(barrier), "barrier_wait", site);
   while (static_cast<int>(b.phase & 1) == parity) {
     b.waiting.emplace_back(self->block, self->thread);
@@ -207,6 +214,7 @@ void barrier_wait(uint64_t* barrier, int parity, Site site) {
 
 void load_tile(void* shared, const cuda::TensorMap& map, int row, int column, uint64_t* barrier, int blocks,
                Site site) {
+  caller = __builtin_return_address(0);
   const uint32_t address = shared_address(shared), of_barrier = shared_address(barrier);
   const uint32_t bytes = static_cast<uint32_t>(map.box_rows) * kLine;
   if (map.box_columns != kBoxColumns || map.box_rows < 1 || map.box_rows > 256 || address % 128 || map.stride % 8 ||
@@ -219,8 +227,7 @@ void load_tile(void* shared, const cuda::TensorMap& map, int row, int column, ui
     char* to = at_address(block, address, bytes, "load_tile", site);
     [[maybe_unused]] Barrier& b = barrier_at(block, of_barrier, "load_tile", site);
 #ifdef TLA_SIMT_RACE
-    for (uint32_t n = 0; n < bytes; n += 16)
-      race::access_of(b.agent, b.phase, to + n, 16, true, __builtin_return_address(0));
+    for (uint32_t n = 0; n < bytes; n += 16) race::access_of(b.agent, b.phase, to + n, 16, true, caller);
 #endif
     machine::poison(to, bytes, machine::draw());
     machine::later([=, map_of_copy = map] {
@@ -283,7 +290,8 @@ void wgmma_m64n256k16_f16(float* d, uint64_t a, uint64_t b, bool add, Site site)
     float* d;
     uint64_t a, b;
     bool add;
-  } mine{d, a, b, add};
+    const void* caller;
+  } mine{d, a, b, add, __builtin_return_address(0)};
   const auto all = [](void* const* operands) {
     Warp& warp = warp_of_self();
     if (!warp.fenced) fail("wgmma without a fence before it, in block %d thread %d", self->block, self->thread);
@@ -298,12 +306,12 @@ void wgmma_m64n256k16_f16(float* d, uint64_t a, uint64_t b, bool add, Site site)
     }
     warp.products.push_back({first.a, first.b, first.add, warp.groups});
 #ifdef TLA_SIMT_RACE
-    const void* pc = __builtin_return_address(0);
     for (int chunk = 0; chunk < 2; ++chunk) {
       for (int r = 0; r < 16; ++r)
-        race::access_of(warp.agent, warp.groups, chunk_of(first.a, first_row_of_warp() + r, chunk), 16, false, pc);
+        race::access_of(warp.agent, warp.groups, chunk_of(first.a, first_row_of_warp() + r, chunk), 16, false,
+                        first.caller);
       for (int c = 0; c < 256; ++c)
-        race::access_of(warp.agent, warp.groups, chunk_of(first.b, c, chunk), 16, false, pc);
+        race::access_of(warp.agent, warp.groups, chunk_of(first.b, c, chunk), 16, false, first.caller);
     }
 #endif
     // At once, or at the wait.
