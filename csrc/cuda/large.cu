@@ -49,8 +49,9 @@ Screen screen_of(const Device& device, const SearchSetup& setup, std::string_vie
   const Screen screen = choose_screen(problem_of(setup), all, device.gpu());
   bool runs = true;
   if (screen == Screen::kWgmma)
-    with_wgmma_kernel(setup.params.metric, [&](auto kernel) {
-      runs = runs_on_hopper(device, reinterpret_cast<const void*>(kernel), wgmma_shape(setup.params, 1));
+    with_wgmma_kernels(setup.params.metric, [&](auto kernel, bool offsets) {
+      const LaunchShape shape = wgmma_shape(setup.params, 1, offsets);
+      runs = runs && runs_on_hopper(device, reinterpret_cast<const void*>(kernel), shape);
     });
   return runs ? screen : choose_screen(problem_of(setup), all.without(screen), device.gpu());
 }

@@ -32,7 +32,7 @@ void each_array(LargeParams& p, const LargePlan& plan, const F& f) {
   f(p.list, lists * plan.capacity);
   const int64_t tiles = plan.screen == Screen::kWgmma ? ceil_div(s.m, WgmmaTile::kColumns) : 0;
   f(p.tile_bounds, tiles);
-  f(p.tile_columns, is_cosine(s.metric) ? 0 : tiles * WgmmaTile::kColumns);
+  f(p.tile_columns, tiles * WgmmaTile::kColumns);
   f(p.redone, rows);
   f(p.redone_count, 1);
   f(p.rescored, plan.keep_counts ? s.b : rows);

@@ -20,7 +20,8 @@ struct WgmmaTile {
 // What a screen has of a row, and each slot of it.
 struct alignas(16) ScreenRow {
   RowError error;
-  float weight, surely, maybe;
+  float term;  // its weight for the euclidean metric, else its offset
+  float surely, maybe;
 };
 struct alignas(8) SlotRow {
   Allowed allowed;
@@ -133,13 +134,13 @@ TLA_DEVICE void copy_tiles(const WgmmaParams& w, const WgmmaShared& shared) {
 
 // A warp that multiplies: 16 anchors of its warpgroup's 64. A thread's accumulators are of rows lane / 4 + 8 h and
 // columns 8 j + 2 (lane % 4) + e: accumulator 4 j + 2 h + e.
-template <Metric metric>
+template <Metric metric, bool kOffsets>
 struct WgmmaScreen {
   using S = WgmmaTile;
   static constexpr bool kEuclidean = metric == Metric::kEuclidean;
   static constexpr int kGroups = 4, kOfGroup = 128 / kGroups;  // accumulators that are looked at again together
-  // Products are compared as they are. Scores are so many times that, but for the euclidean metric's.
-  static constexpr float kUnit = kEuclidean ? 1.f : 1.f / (1 << 2 * kPackedExponent);
+  // A cosine's products are compared as they are, where it has no offsets. Scores are so many times that.
+  static constexpr float kScale = 1.f / (1 << 2 * kPackedExponent), kUnit = kOffsets ? 1.f : kScale;
   static constexpr float kInfinite = std::numeric_limits<float>::infinity();
   // The greatest score, the least, the greatest that is farther than the positive.
   enum Pass { kNearest, kFarthest, kFarther };
@@ -171,7 +172,7 @@ struct WgmmaScreen {
         const Side most = w.large.tile_bounds[tile];
         copy_columns(tile);
         multiply();
-        if (kEuclidean) copy_wait<0>();
+        if (kOffsets) copy_wait<0>();
         warp_sync();
 #pragma unroll 1
         for (int slot = 0; slot < slots; ++slot) {
@@ -194,7 +195,8 @@ struct WgmmaScreen {
     if (lane_id() < 16) {
       const Side side = i < p.search.b ? p.anchor[i] : Side{0, 0, 0, 0};
       const bool limits = p.search.semihard() && i < p.search.b, screened = i < p.search.b && comparable(side);
-      screen_row(lane_id()) = {RowError(p, side), side.weight, limits ? p.surely[i] : 0, limits ? p.maybe[i] : 0};
+      screen_row(lane_id()) = {RowError(p, side), kEuclidean ? side.weight : side.offset, limits ? p.surely[i] : 0,
+                               limits ? p.maybe[i] : 0};
       for (int slot = 0; slot < p.search.slots(); ++slot)
         slot_row(slot, lane_id()) = {screened ? allowed_of(p, i, slot > p.search.semihard()) : Allowed{0, 0, 0, 0, -1},
                                      -FLT_MAX};
@@ -204,7 +206,7 @@ struct WgmmaScreen {
 
   // While products are summed.
   TLA_DEVICE void copy_columns(int tile) const {
-    if (!kEuclidean) return;
+    if (!kOffsets) return;
     constexpr int kColumnsOfCopy = 16 / sizeof(TileColumn);
 #pragma unroll
     for (int n = lane_id() * kColumnsOfCopy; n < S::kColumns; n += kWarp * kColumnsOfCopy)
@@ -241,15 +243,18 @@ struct WgmmaScreen {
 
   // What is compared of the accumulators 4 j to 4 j + 3: x[h][e].
   template <bool kNegated>
-  TLA_DEVICE void scores(int j, const float (&weight)[2], float (&x)[2][2]) const {
+  TLA_DEVICE void scores(int j, const float (&term)[2], float (&x)[2][2]) const {
     Pack<float, 4> c{};
-    if (kEuclidean) c = *reinterpret_cast<const Pack<float, 4>*>(columns() + 8 * j + column_of_lane());
+    if (kOffsets) c = *reinterpret_cast<const Pack<float, 4>*>(columns() + 8 * j + column_of_lane());
 #pragma unroll
     for (int h = 0; h < 2; ++h)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         float score = acc[4 * j + 2 * h + e];
-        if (kEuclidean) score = fused(score * weight[h], c.at[2 * e], c.at[2 * e + 1]);
+        if (kEuclidean)
+          score = fused(score * term[h], c.at[2 * e], c.at[2 * e + 1]);
+        else if (kOffsets)
+          score = fused(score, kScale, c.at[2 * e + 1]) + term[h];
         if (metric == Metric::kAngular) score = std::fabs(score);
         x[h][e] = kNegated ? -score : score;
       }
@@ -262,7 +267,7 @@ struct WgmmaScreen {
   }
   // Of each row's scores below a limit, the greatest of each group.
   template <Pass pass, bool kMasked>
-  TLA_DEVICE void maxima(const uint64_t (&open)[2], const float (&weight)[2], const float (&limit)[2],
+  TLA_DEVICE void maxima(const uint64_t (&open)[2], const float (&term)[2], const float (&limit)[2],
                          float (&top)[2][kGroups]) const {
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) top[0][g] = top[1][g] = -kInfinite;
@@ -272,7 +277,7 @@ struct WgmmaScreen {
       for (int n = 0; n < kOfGroup / 4; ++n) {
         const int j = g * kOfGroup / 4 + n, at = kept<pass>(g);
         float x[2][2];
-        scores<pass == kFarthest>(j, weight, x);
+        scores<pass == kFarthest>(j, term, x);
 #pragma unroll
         for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -300,23 +305,23 @@ struct WgmmaScreen {
   }
 
   // Scores are computed anew from here on: kept, they would need twice the registers that there are.
-  TLA_DEVICE void forget(float (&weight)[2]) const {
+  TLA_DEVICE void forget(float (&term)[2]) const {
     unknown(acc);
     warp_sync();
-    weight[0] = screen_row(row_of_lane(0)).weight, weight[1] = screen_row(row_of_lane(1)).weight;
+    term[0] = screen_row(row_of_lane(0)).term, term[1] = screen_row(row_of_lane(1)).term;
   }
 
   template <Pass pass>
   TLA_DEVICE void look(int slot, int first, const Side& most) const {
     first = unknown(first);
     uint64_t open[2];
-    float weight[2], limit[2], error[2], low[2], top[2][kGroups];
+    float term[2], limit[2], error[2], low[2], top[2][kGroups];
     const bool odd = most.weight != most.weight;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const ScreenRow& row = screen_row(row_of_lane(h));
       open[h] = allowed_columns(slot_row(slot, row_of_lane(h)).allowed, first);
-      weight[h] = row.weight;
+      term[h] = row.term;
       error[h] = row.error.of(p, most);
       if (pass == kFarther) limit[h] = (row.maybe + error[h]) / kUnit;
     }
@@ -324,9 +329,9 @@ struct WgmmaScreen {
     unknown(acc);
     // A row has all columns, or none, or some.
     if (ballot(open[0] + 1 > 1 || open[1] + 1 > 1) == 0)
-      maxima<pass, false>(open, weight, limit, top);
+      maxima<pass, false>(open, term, limit, top);
     else
-      maxima<pass, true>(open, weight, limit, top);
+      maxima<pass, true>(open, term, limit, top);
     bool beats = false;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -334,15 +339,15 @@ struct WgmmaScreen {
       beats = beats || (open[h] != 0 && odd) || greatest(top[h]) >= low[h];
     }
     if (ballot(beats) == 0) return;
-    forget(weight);
+    forget(term);
     float sure[2] = {greatest(top[0]), greatest(top[1])};
     if (pass == kFarther) {  // what may not be farther does not count
       float of_group[2][kGroups];
 #pragma unroll
       for (int h = 0; h < 2; ++h) limit[h] = (screen_row(row_of_lane(h)).surely - error[h]) / kUnit;
-      maxima<pass, true>(open, weight, limit, of_group);
+      maxima<pass, true>(open, term, limit, of_group);
       sure[0] = greatest(of_group[0]), sure[1] = greatest(of_group[1]);
-      forget(weight);
+      forget(term);
     }
     // The four lanes of a row agree on its best, of this tile and of all others.
 #pragma unroll
@@ -363,7 +368,7 @@ struct WgmmaScreen {
     // By constants: accumulators are registers.
     const auto of_group = [&]<int g>(std::integral_constant<int, g>) {
       if (ballot(odd || top[0][kept<pass>(g)] >= low[0] || top[1][kept<pass>(g)] >= low[1]) != 0)
-        list<pass, g>(slot, first, open, weight, error, low, odd);
+        list<pass, g>(slot, first, open, term, error, low, odd);
     };
     of_group(std::integral_constant<int, 0>()), of_group(std::integral_constant<int, 1>());
     of_group(std::integral_constant<int, 2>()), of_group(std::integral_constant<int, 3>());
@@ -375,13 +380,13 @@ struct WgmmaScreen {
   }
   // Lists what may be better than it looks among a group's accumulators.
   template <Pass pass, int g>
-  TLA_DEVICE void list(int slot, int first, const uint64_t (&open)[2], const float (&weight)[2],
-                       const float (&error)[2], const float (&low)[2], bool odd) const {
+  TLA_DEVICE void list(int slot, int first, const uint64_t (&open)[2], const float (&term)[2], const float (&error)[2],
+                       const float (&low)[2], bool odd) const {
     unsigned bits = 0;  // accumulator n of the group
 #pragma unroll
     for (int n = 0; n < kOfGroup; n += 4) {
       float x[2][2];
-      scores<pass == kFarthest>((g * kOfGroup + n) / 4, weight, x);
+      scores<pass == kFarthest>((g * kOfGroup + n) / 4, term, x);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         if (odd || !(x[i / 2][i % 2] < low[i / 2])) bits |= 1u << (n + i);
@@ -404,7 +409,7 @@ struct WgmmaScreen {
   template <Pass pass>
   TLA_DEVICE void push(int slot, int h, float product, int column, float error, float low) const {
     const Side y = p.candidates[column];
-    float score = score_of(metric, product, screen_row(row_of_lane(h)).weight, y);
+    float score = score_of(metric, product, p.anchor[first_row + row_of_lane(h)], y);
     if (pass == kFarthest) score = -score;
     if (!comparable(y)) score = y.residual;
     // Negated, so that NaN passes.
@@ -418,11 +423,13 @@ struct WgmmaScreen {
   }
 };
 
-template <Metric metric>
+// Of both kernels of a cosine one has nothing to do: whether rows have offsets is known on the device alone.
+template <Metric metric, bool kOffsets>
 TLA_KERNEL(WgmmaTile::kThreads, 1)
 screen_wgmma_kernel(const TLA_GRID_CONSTANT WgmmaParams w) {
 #if TLA_HOPPER
   using S = WgmmaTile;
+  if (is_cosine(metric) && (*w.large.center.used != 0) != kOffsets) return;
   TLA_DYNAMIC_SHARED(memory);
   const WgmmaShared shared(memory, w.large.search.slots());
   if (thread_id() == 0) {
@@ -439,7 +446,7 @@ screen_wgmma_kernel(const TLA_GRID_CONSTANT WgmmaParams w) {
   } else {
     take_registers<240>();
     float acc[128];
-    WgmmaScreen<metric>{w, w.large, shared, acc}.run();
+    WgmmaScreen<metric, kOffsets>{w, w.large, shared, acc}.run();
   }
   // Until here the other block copies into this one's memory, and arrives at its barriers.
   cluster_sync();
@@ -458,23 +465,23 @@ TLA_DEVICE void bound_tile(const WgmmaParams& w, int64_t tile) {
     TileColumn c{0, 0};
     if (column >= *p.closed && column < p.search.m) {
       const Side side = p.candidates[column];
-      c = {side.weight, -0.5f * side.square};
+      c = {side.weight, side.offset};
       if (comparable(side)) {
         most.norm = std::fmax(most.norm, side.norm);
         most.residual = std::fmax(most.residual, side.residual);
-        most.square = std::fmax(most.square, side.square);
+        most.offset = std::fmin(most.offset, side.offset);
       } else {
         most.weight = 1;
         c.offset = side.residual;
       }
     }
-    if (!is_cosine(p.search.metric)) p.tile_columns[tile * WgmmaTile::kColumns + n] = c;
+    p.tile_columns[tile * WgmmaTile::kColumns + n] = c;
   }
 #pragma unroll
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
     most.norm = std::fmax(most.norm, shuffle_xor(most.norm, mask));
     most.residual = std::fmax(most.residual, shuffle_xor(most.residual, mask));
-    most.square = std::fmax(most.square, shuffle_xor(most.square, mask));
+    most.offset = std::fmin(most.offset, shuffle_xor(most.offset, mask));
   }
   const bool odd = ballot(most.weight != 0) != 0;
   most.weight = odd ? from_bits(Key<float>::kNaN) : 0;
@@ -485,20 +492,21 @@ TLA_KERNEL(kThreads, 4) bound_tiles_kernel(const TLA_GRID_CONSTANT WgmmaParams w
   each_row_of_warp(0, w.strips.tiles, [&](int64_t tile) { bound_tile(w, tile); });
 }
 
+// Calls f(kernel, whether it takes offsets) for all that a metric has.
 template <class F>
-void with_wgmma_kernel(Metric metric, const F& f) {
+void with_wgmma_kernels(Metric metric, const F& f) {
   if (metric == Metric::kAngular)
-    f(screen_wgmma_kernel<Metric::kAngular>);
+    f(screen_wgmma_kernel<Metric::kAngular, true>, true), f(screen_wgmma_kernel<Metric::kAngular, false>, false);
   else if (metric == Metric::kCosine)
-    f(screen_wgmma_kernel<Metric::kCosine>);
+    f(screen_wgmma_kernel<Metric::kCosine, true>, true), f(screen_wgmma_kernel<Metric::kCosine, false>, false);
   else
-    f(screen_wgmma_kernel<Metric::kEuclidean>);
+    f(screen_wgmma_kernel<Metric::kEuclidean, true>, true);
 }
-inline LaunchShape wgmma_shape(const SearchParams& s, int64_t clusters) {
+inline LaunchShape wgmma_shape(const SearchParams& s, int64_t clusters, bool offsets) {
   return {.blocks = clusters * WgmmaTile::kCluster,
           .cluster = WgmmaTile::kCluster,
           .threads = WgmmaTile::kThreads,
-          .shared_bytes = WgmmaShared::bytes(s.slots(), !is_cosine(s.metric))};
+          .shared_bytes = WgmmaShared::bytes(s.slots(), offsets)};
 }
 
 // hopper.map(data, rows, columns, rows of a box, columns of a box) makes a map; hopper.clusters(kernel, shape) says how
@@ -508,15 +516,16 @@ void launch_screen_wgmma(const LargeParams& p, Gpu gpu, const Launch& launch, co
   using S = WgmmaTile;
   const SearchParams& s = p.search;
   if (s.b == 0 || s.m == 0) return;
-  with_wgmma_kernel(s.metric, [&](auto kernel) {
-    const int64_t clusters = hopper.clusters(kernel, wgmma_shape(s, 1));
-    WgmmaParams w;
-    w.large = p;
-    w.anchor = hopper.map(p.packed_anchor, s.b, p.padded, S::kBoxRows, S::kStep);
-    w.candidates = hopper.map(p.packed_candidates, s.m, p.padded, S::kBoxRows, S::kStep);
+  WgmmaParams w;
+  w.large = p;
+  w.anchor = hopper.map(p.packed_anchor, s.b, p.padded, S::kBoxRows, S::kStep);
+  w.candidates = hopper.map(p.packed_candidates, s.m, p.padded, S::kBoxRows, S::kStep);
+  w.strips.tiles = static_cast<int>(ceil_div(s.m, S::kColumns));
+  launch(bound_tiles_kernel, plan_warps(w.strips.tiles, gpu), w);
+  with_wgmma_kernels(s.metric, [&](auto kernel, bool offsets) {
+    const int64_t clusters = hopper.clusters(kernel, wgmma_shape(s, 1, offsets));
     w.strips = plan_strips(s.b, s.m, p.padded, clusters);
-    launch(bound_tiles_kernel, plan_warps(w.strips.tiles, gpu), w);
-    launch(kernel, wgmma_shape(s, std::min<int64_t>(clusters, int64_t{w.strips.pairs} * w.strips.strips)), w);
+    launch(kernel, wgmma_shape(s, std::min<int64_t>(clusters, int64_t{w.strips.pairs} * w.strips.strips), offsets), w);
   });
 }
 
