@@ -78,6 +78,33 @@ def test_one_kernel_on_two_architectures_is_two():
     assert [k.arch for k in kernels] == ["sm_90a", "sm_80"]
 
 
+SASS = """\
+\t\tFunction : _ZN3tla4cuda19screen_wgmma_kernelEv
+        /*0070*/                   HGMMA.64x256x16.F32 R24, gdesc[UR20], R24, UP0 ;
+        /*0080*/              @!P1 UTMALDG.2D [UR8], [UR4] ;
+        /*0090*/                   UTMALDG.2D.MULTICAST [UR8], [UR4], UR6 ;
+\t\tFunction : _ZN3tla4cuda5otherEv
+        /*0000*/                   HMMA.16816.F32 R4, R8, R12, R4 ;
+"""
+
+
+def test_kernels_have_the_instructions_they_are_written_for():
+    functions = check_ptxas.parse_sass(SASS)
+    name, other = functions
+    assert functions[other] == {"HMMA.16816.F32"}
+    assert check_ptxas.missing(name, functions[name]) == []
+    assert check_ptxas.missing(other, functions[other]) == []
+    slow = check_ptxas.missing(name, functions[other])
+    assert slow == ["HGMMA.64x256x16", "UTMALDG.2D.MULTICAST"]
+    single = functions[name] - {"UTMALDG.2D.MULTICAST"}
+    assert check_ptxas.missing(name, single) == ["UTMALDG.2D.MULTICAST"]
+    (kernel,) = check_ptxas.parse(GOOD)
+    kernel.missing = slow
+    (problem,) = check_ptxas.judge([kernel], [])
+    assert "has no HGMMA.64x256x16" in problem
+    assert "FAILS" in check_ptxas.table([kernel])
+
+
 def test_no_kernel_is_a_problem():
     assert check_ptxas.parse("ptxas info    : 0 bytes gmem\n") == []
     assert check_ptxas.judge([], []) == ["ptxas reported no kernel at all"]

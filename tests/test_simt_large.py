@@ -1,6 +1,6 @@
 """The search of large problems, run on the CPU: the tile search's very bits, whatever is screened.
 
-Both screens, several chunks, lists that run over, and everything that may stand in a row.
+All screens, several chunks, lists that run over, and everything that may stand in a row.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from test_simt_search import KINDS, features, labels, share
 METRICS = ("angular", "cosine", "euclidean")
 SHAPES = [(20, 150, 70), (33, 130, 33), (5, 140, 516), (130, 40, 64), (9, 129, 257)]
 CHUNKS = [{}, {"anchor_chunk": 16, "candidate_chunk": 64}, {"candidate_chunk": 100}]
-SCREENS = ("mma", "blas")
+SCREENS = ("mma", "blas", "wgmma")
 
 
 def check(simt, case, *, seed, metric, plan, **call):

@@ -3,6 +3,8 @@
     python tools/check_ptxas.py [--allow PATTERN] [--json FILE] [FILE.cu ...]
 
 A kernel that spills, or indexes a register array at run time, is right and slow: no test sees it.
+Kernels that are written for an instruction (EXPECTED) are looked at in machine code, where there is
+a cuobjdump (CUDA's, or `pip install nvidia-cuda-cuobjdump`, or the one that comes with triton).
 Needs nvcc and an installed torch (its headers), no GPU. Flags are read from cmake/cuda.cmake, so
 that what is examined is what is built. Exit status: 0 all clean, 1 a kernel is not (or there is
 none), 2 no nvcc or no torch.
@@ -22,7 +24,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +35,9 @@ TARGETS = {
     "sm_90a": ["-cubin", "-gencode=arch=compute_90a,code=sm_90a"],
     "compute_90": ["-ptx", "-arch=compute_90"],
 }
+# Instructions that kernels of such a name must have on sm_90a: without them they are right, on a
+# slower path.
+EXPECTED = {"screen_wgmma": ("HGMMA.64x256x16", "UTMALDG.2D.MULTICAST")}
 
 
 @dataclass
@@ -47,6 +52,7 @@ class Kernel:
     spill_stores: int = 0
     spill_loads: int = 0
     allowed: bool = False
+    missing: list[str] = field(default_factory=list)  # instructions that it should have
 
     @property
     def clean(self) -> bool:
@@ -59,7 +65,7 @@ def parse(report: str) -> list[Kernel]:
     current: Kernel | None = None
     for line in report.splitlines():
         if found := re.search(r"Compiling entry function '([^']+)' for '([^']+)'", line):
-            current = Kernel(*found.groups())
+            current = Kernel(found[1], found[2])
             kernels[current.name, current.arch] = current
         elif current is None:
             continue
@@ -79,6 +85,24 @@ def parse(report: str) -> list[Kernel]:
             if cumulative := re.search(r"(\d+) bytes cumulative stack size", line):
                 current.stack = max(current.stack, int(cumulative[1]))
     return list(kernels.values())
+
+
+def parse_sass(listing: str) -> dict[str, set[str]]:
+    """Instructions of every function in what `cuobjdump -sass` prints, by mangled names."""
+    functions: dict[str, set[str]] = {}
+    current: set[str] = set()
+    for line in listing.splitlines():
+        if found := re.search(r"Function : (\S+)", line):
+            current = functions.setdefault(found[1], set())
+        elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", line):
+            current.add(found[1])
+    return functions
+
+
+def missing(name: str, instructions: set[str]) -> list[str]:
+    """What a kernel should have and has not; an instruction may go on with `.`."""
+    wanted = [i for part, all_ in EXPECTED.items() if part in name for i in all_]
+    return [i for i in wanted if not any(f"{has}.".startswith(f"{i}.") for has in instructions)]
 
 
 def demangle(names: Sequence[str]) -> list[str]:
@@ -124,20 +148,40 @@ def find_nvcc() -> str | None:
     return next((path for c in candidates if c and (path := shutil.which(c))), None)
 
 
+def find_cuobjdump() -> str | None:
+    """CUDA's own, or that of a Python package."""
+    places = [shutil.which("cuobjdump")]
+    if nvcc := find_nvcc():
+        places.append(str(Path(nvcc).resolve().parent / "cuobjdump"))
+    for package, where in (
+        ("triton", "backends/nvidia/bin/cuobjdump"),
+        ("nvidia", "*/bin/cuobjdump"),
+    ):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations if spec else None) or []:
+            places += map(str, Path(folder).glob(where))
+    return next((place for place in places if place and os.access(place, os.X_OK)), None)
+
+
 def find_torch_include() -> Path | None:
     spec = importlib.util.find_spec("torch")
     places = (spec.submodule_search_locations if spec else None) or []
     return next((Path(place) / "include" for place in places), None)
 
 
-def compile_file(nvcc: str, source: Path, target: str, flags: Sequence[str]) -> tuple[int, str]:
+def compile_file(
+    nvcc: str, source: Path, target: str, flags: Sequence[str], cuobjdump: str | None
+) -> tuple[int, str, dict[str, set[str]]]:
+    """nvcc's exit status and report, and the instructions of what should have some."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(nvcc, *TARGETS[target], *flags, "-Xptxas", "-v"),
-            *("-o", f"{folder}/out", str(source)),
-        ]
+        out = f"{folder}/out"
+        command = [nvcc, *TARGETS[target], *flags, "-Xptxas", "-v", "-o", out, str(source)]
         run = subprocess.run(command, capture_output=True, text=True)
-    return run.returncode, run.stdout + run.stderr
+        report, sass = run.stdout + run.stderr, {}
+        if cuobjdump and target == "sm_90a" and any(part in report for part in EXPECTED):
+            listing = subprocess.run([cuobjdump, "-sass", out], capture_output=True, text=True)
+            sass = parse_sass(listing.stdout)
+    return run.returncode, report, sass
 
 
 def examine(
@@ -145,13 +189,20 @@ def examine(
 ) -> tuple[list[Kernel], list[str]]:
     """Every kernel of the sources on every target, and what did not compile."""
     jobs = [(source, target) for source in sources for target in targets]
+    cuobjdump = find_cuobjdump()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(pool.map(lambda job: compile_file(nvcc, *job, flags), jobs))
+        done = list(
+            pool.map(lambda job: compile_file(nvcc, job[0], job[1], flags, cuobjdump), jobs)
+        )
     kernels, failures = [], []
-    for (source, target), (status, report) in zip(jobs, done, strict=True):
+    for (source, target), (status, report, sass) in zip(jobs, done, strict=True):
         if status:
             failures.append(f"{source.name} for {target}:\n{report}")
-        kernels += parse(report)
+        parsed = parse(report)
+        for kernel in parsed:
+            if sass and target == "sm_90a":
+                kernel.missing = missing(kernel.name, sass.get(kernel.name, set()))
+        kernels += parsed
     for kernel, name in zip(kernels, demangle([k.name for k in kernels]), strict=True):
         kernel.name = short(name)
     return sorted(kernels, key=lambda k: (k.name, k.arch)), failures
@@ -163,7 +214,10 @@ def table(kernels: Sequence[Kernel]) -> str:
         (
             *(k.arch, str(k.registers), str(k.shared), str(k.stack)),
             *(str(k.spill_stores), str(k.spill_loads)),
-            *("" if k.clean else "allowed" if k.allowed else "FAILS", k.name),
+            *(
+                "FAILS" if k.missing else "" if k.clean else "allowed" if k.allowed else "FAILS",
+                k.name,
+            ),
         )
         for k in kernels
     ]
@@ -185,7 +239,10 @@ def judge(kernels: Sequence[Kernel], allow: Sequence[str]) -> list[str]:
     if not kernels:
         return ["ptxas reported no kernel at all"]
     bad = [k for k in kernels if not k.clean and not k.allowed]
-    return [f"{k.name} on {k.arch} spills or has a stack frame" for k in bad]
+    problems = [f"{k.name} on {k.arch} spills or has a stack frame" for k in bad]
+    return problems + [
+        f"{k.name} on {k.arch} has no {', '.join(k.missing)}" for k in kernels if k.missing
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -215,6 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = judge(kernels, args.allow) if kernels or not failures else []
     if kernels:
         print(table(kernels))
+    if find_cuobjdump() is None:
+        print("check_ptxas: no cuobjdump: machine code was not looked at", file=sys.stderr)
     if args.json:
         document = {"kernels": [asdict(k) for k in kernels], "problems": problems + failures}
         args.json.write_text(json.dumps(document, indent=1) + "\n")

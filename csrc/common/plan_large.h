@@ -10,10 +10,10 @@
 namespace tla {
 
 // What a search goes by: tiles of float32 sums, or a screen by half-precision products that stay in registers
-// (mma.sync), or stand in memory, of a chunk of anchors and one of candidates at a time (a BLAS); or a screen that
-// reads a bank's candidates once, as they are.
-enum class Screen { kTiles, kMma, kBlas, kBank };
-inline constexpr std::string_view kScreens[] = {"tiles", "mma", "blas", "bank"};
+// (mma.sync, or wgmma on Hopper), or stand in memory, of a chunk of anchors and one of candidates at a time (a BLAS); or
+// a screen that reads a bank's candidates once, as they are.
+enum class Screen { kTiles, kMma, kBlas, kWgmma, kBank };
+inline constexpr std::string_view kScreens[] = {"tiles", "mma", "blas", "wgmma", "bank"};
 
 inline Screen parse_screen(std::string_view name) {
   const auto found = std::find(std::begin(kScreens), std::end(kScreens), name);
@@ -32,6 +32,11 @@ class Screens {
     }
   }
   bool has(Screen screen) const { return bits_ >> static_cast<int>(screen) & 1; }
+  Screens without(Screen screen) const {
+    Screens others = *this;
+    others.bits_ &= ~(1u << static_cast<int>(screen));
+    return others;
+  }
 
  private:
   unsigned bits_ = 1;
@@ -62,6 +67,7 @@ inline Screen choose_screen(const LargeProblem& p, const Screens& screens, Gpu g
   const double work = static_cast<double>(p.anchors) * static_cast<double>(p.candidates) * static_cast<double>(p.dim);
   const bool large = p.product && p.element_size <= 4 && p.anchors >= 64 && work >= 0x1p31;
   if (!large || p.candidates > INT32_MAX) return Screen::kTiles;
+  if (screens.has(Screen::kWgmma) && gpu.capability == 90) return Screen::kWgmma;
   // mma.sync is the whole matrix unit up to Ada, and a part of Hopper's.
   if (screens.has(Screen::kBlas) && (gpu.capability >= 90 || !screens.has(Screen::kMma))) return Screen::kBlas;
   return screens.has(Screen::kMma) ? Screen::kMma : Screen::kTiles;

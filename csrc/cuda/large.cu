@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "hopper.h"
 #include "large.h"
 #include "mine_large.cuh"
 #include "screen_bank.cuh"
@@ -19,6 +20,17 @@ void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
   torch::stable::detail::to<Tensor>(stack[0]);  // takes back what the stack holds
 }
 
+// What the wgmma screen asks of the host.
+struct Hopper {
+  TensorMap map(const uint16_t* data, int64_t rows, int64_t columns, int box_rows, int box_columns) const {
+    return tensor_map(data, rows, columns, box_rows, box_columns);
+  }
+  template <class Kernel>
+  int64_t clusters(Kernel kernel, const LaunchShape& shape) const {
+    return std::max<int64_t>(1, clusters_at_once(reinterpret_cast<const void*>(kernel), shape));
+  }
+};
+
 LargeProblem problem_of(const SearchSetup& setup) {
   const SearchParams& s = setup.params;
   return {s.b,
@@ -33,7 +45,15 @@ LargeProblem problem_of(const SearchSetup& setup) {
 }  // namespace
 
 Screen screen_of(const Device& device, const SearchSetup& setup, std::string_view screens) {
-  return choose_screen(problem_of(setup), Screens(screens), device.gpu());
+  const Screens all(screens);
+  const Screen screen = choose_screen(problem_of(setup), all, device.gpu());
+  bool runs = true;
+  if (screen == Screen::kWgmma)
+    with_wgmma_kernels(setup.params.metric, [&](auto kernel, bool offsets) {
+      const LaunchShape shape = wgmma_shape(setup.params, 1, offsets);
+      runs = runs && runs_on_hopper(device, reinterpret_cast<const void*>(kernel), shape);
+    });
+  return runs ? screen : choose_screen(problem_of(setup), all.without(screen), device.gpu());
 }
 
 void mine_large(const Device& device, const Tensor& anchor, const Tensor& candidate_labels, const SearchSetup& setup,
@@ -66,7 +86,7 @@ void mine_large(const Device& device, const Tensor& anchor, const Tensor& candid
              torch::stable::narrow(packed_candidates, 0, first, columns), out);
     return static_cast<const float*>(scores.const_data_ptr());
   };
-  launch_mine_large(p, plan, device.gpu(), device.launcher(), products);
+  launch_mine_large(p, plan, device.gpu(), device.launcher(), products, Hopper());
 }
 
 }  // namespace tla::cuda

@@ -19,6 +19,11 @@ struct Entry {
   uint32_t column;
 };
 
+// How a column's products become scores, but for the row's weight.
+struct alignas(8) TileColumn {
+  float weight, offset;
+};
+
 // Where a row's classes stand in the packed pool, which is sorted by label.
 struct Classes {
   int own_begin, own_end, target_begin, target_end;
@@ -77,6 +82,10 @@ struct LargeParams {
   uint32_t *best = nullptr, *count = nullptr;
   Entry* list = nullptr;
   int capacity = 0;
+  // Of the wgmma screen: of each tile of candidates the greatest norm, residual and square (`weight` is NaN where
+  // nothing is known of one of them); and for the euclidean metric what each candidate's scores take.
+  Side* tile_bounds = nullptr;
+  TileColumn* tile_columns = nullptr;
   // The anchors that look at all candidates, in any order; and for each slot and anchor the least key of those.
   uint32_t *redone = nullptr, *redone_count = nullptr;
   uint64_t* keys = nullptr;

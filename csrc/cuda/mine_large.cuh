@@ -5,6 +5,7 @@
 #include "rescore.cuh"
 #include "screen.cuh"
 #include "screen_scores.cuh"
+#include "screen_wgmma.cuh"
 
 namespace tla::cuda {
 
@@ -29,6 +30,9 @@ void each_array(LargeParams& p, const LargePlan& plan, const F& f) {
   f(p.count, lists);
   f(p.keys, lists);
   f(p.list, lists * plan.capacity);
+  const int64_t tiles = plan.screen == Screen::kWgmma ? ceil_div(s.m, WgmmaTile::kColumns) : 0;
+  f(p.tile_bounds, tiles);
+  f(p.tile_columns, tiles * WgmmaTile::kColumns);
   f(p.redone, rows);
   f(p.redone_count, 1);
   f(p.rescored, plan.keep_counts ? s.b : rows);
@@ -44,9 +48,10 @@ void with_slots(const SearchParams& s, const F& f) {
 
 // `p` is of all anchors, with the order of its pool, and its workspace for one chunk of them. multiply(anchors, first,
 // columns) puts the products of the packed anchors with packed candidates [first, first + columns) somewhere, row by
-// row, and says where.
-template <class Launch, class Multiply>
-void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Launch& launch, const Multiply& multiply) {
+// row, and says where. `hopper`: what launch_screen_wgmma takes.
+template <class Launch, class Multiply, class Hopper>
+void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Launch& launch, const Multiply& multiply,
+                       const Hopper& hopper) {
   const SearchParams all = p.search;
   const auto warps = [&](int64_t rows) { return plan_warps(rows, gpu); };
   const auto pack = [&](const Rows& rows, int64_t count, const int64_t* order, int* place, uint16_t* to, Side* sides) {
@@ -77,6 +82,7 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
     with_screened_metric(all.metric, [&]<class Op>() { launch(begin_rows_kernel<Op>, warps(rows), part); });
     if (plan.screen == Screen::kMma && all.m > 0)
       launch(screen_kernel, LaunchShape{ceil_div(rows, ScreenTile::kRows) * ceil_div(all.m, ScreenTile::kRows)}, part);
+    if (plan.screen == Screen::kWgmma) launch_screen_wgmma(part, gpu, launch, hopper);
     for (part.first = 0; plan.screen == Screen::kBlas && part.first < all.m; part.first += plan.candidate_chunk) {
       part.columns = static_cast<int>(std::min(plan.candidate_chunk, all.m - part.first));
       part.stride = part.columns;

@@ -69,7 +69,7 @@ def build(sources, flavour, folder, name="kernels", flags=()):
     watched = ["-fsanitize=thread"] if flavour == "race" else []
     for source in map(Path, sources):
         compile_(source, folder / f"{name}-{source.stem}.o", watched)
-    for source in ["shim.cpp", *(["race.cpp"] if flavour == "race" else [])]:
+    for source in ["shim.cpp", "shim_hopper.cpp", *(["race.cpp"] if flavour == "race" else [])]:
         target = folder / f"{Path(source).stem}.o"
         if target.exists():
             objects.append(str(target))

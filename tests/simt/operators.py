@@ -38,12 +38,13 @@ def mine(run, a, c, y, cy, *, metric="angular", mining="hardest", same_class=Fal
 
 def mine_large(run, a, c, y, cy, *, metric="angular", mining="hardest", same_class=False,
                fast=False, screen="blas", anchor_chunk=1 << 20, candidate_chunk=1 << 20,
-               capacity=64, **more):  # fmt: skip
+               capacity=64, clusters=2, **more):  # fmt: skip
     """Distance, index and `rescored`: how many candidates of each row were, -1 for all."""
     return run(
         "mine_large", anchor=a, candidates=c, labels=y, candidate_labels=cy, metric=metric,
         mining=mining, same_class=int(same_class), fast=int(fast), screen=screen,
-        anchor_chunk=anchor_chunk, candidate_chunk=candidate_chunk, capacity=capacity, **more,
+        anchor_chunk=anchor_chunk, candidate_chunk=candidate_chunk, capacity=capacity,
+        clusters=clusters, **more,
     )  # fmt: skip
 
 

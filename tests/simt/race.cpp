@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <string>
@@ -22,14 +23,15 @@ Moment now;
 namespace {
 
 constexpr size_t kArena = size_t{1} << 34, kPage = 256;
-constexpr uint32_t kNobody = ~0u, kHost = ~0u - 1, kAtomic = 1u << 30;
+constexpr uint32_t kNobody = ~0u, kHost = ~0u - 1, kAtomic = 1u << 30, kAgent = 1u << 29;
 
 struct Access : Moment {
   uint32_t pc = 0;  // the executable is linked at a fixed low address
-  Access() : Moment{kNobody, 0, 0, 0, 0} {}
+  Access() : Moment{kNobody, 0, 0, 0, 0, 0} {}
   Access(const Moment& moment, uint32_t pc) : Moment(moment), pc(pc) {}
   bool is_atomic() const { return thread < kHost && thread & kAtomic; }
   uint32_t by() const { return thread >= kHost ? thread : thread & ~kAtomic; }
+  bool is_agent() const { return thread < kHost && thread & kAgent; }
 };
 
 // The last write, and enough of the reads since then: the last one, and the last ones by another thread of its warp, by
@@ -38,6 +40,7 @@ struct Access : Moment {
 struct Cell {
   Access write;
   Access reads[4];
+  std::vector<Access> agents;  // that read
 };
 
 struct Region {
@@ -58,7 +61,21 @@ Region** pages = nullptr;
 size_t used = kPage;
 std::multimap<size_t, char*> spare;
 bool running = false;
-uint32_t threads = 0, cluster = 0;
+uint32_t threads = 0, cluster = 0, blocks = 0, agents = 0;
+std::vector<Knowledge> known;  // of every thread, from the first agent on
+std::vector<uint32_t> clocks;
+
+// Where a Knowledge has a thread of the running one's cluster, or an agent.
+uint32_t place_in(uint32_t by) { return by & kAgent ? threads * cluster + (by & ~kAgent) : by % (threads * cluster); }
+uint32_t at(const Knowledge& knowledge, uint32_t place) { return place < knowledge.size() ? knowledge[place] : 0; }
+void raise(Knowledge& knowledge, uint32_t place, uint32_t clock) {
+  if (place >= knowledge.size()) knowledge.resize(place + 1);
+  knowledge[place] = std::max(knowledge[place], clock);
+}
+void join(Knowledge& to, const Knowledge& from) {
+  if (to.size() < from.size()) to.resize(from.size());
+  for (size_t i = 0; i < from.size(); ++i) to[i] = std::max(to[i], from[i]);
+}
 
 Region*& page_of(const void* p) { return pages[(static_cast<const char*>(p) - arena) / kPage]; }
 
@@ -82,6 +99,7 @@ std::string place(uint32_t pc) {
 
 std::string who(uint32_t thread) {
   if (thread == kHost) return "the host";
+  if (thread & kAgent) return "what was asked for";
   return "block " + std::to_string(thread / threads) + " thread " + std::to_string(thread % threads);
 }
 std::string what(const Region& region, size_t at) {
@@ -105,6 +123,9 @@ std::string what(const Region& region, size_t at) {
 bool ordered(const Access& before) {
   const uint32_t by = before.by();
   if (by >= kHost || by == now.thread) return true;
+  const bool told = !known.empty() && (before.is_agent() || by / threads / cluster == now.thread / threads / cluster) &&
+                    at(known[now.thread], place_in(by)) > before.clock;
+  if (told || before.is_agent()) return told;
   if (by / kLanes == now.thread / kLanes) return before.warp_epoch < now.warp_epoch;
   if (by / threads == now.thread / threads) return before.block_epoch < now.block_epoch;
   if (by / threads / cluster == now.thread / threads / cluster) return before.cluster_epoch < now.cluster_epoch;
@@ -112,6 +133,11 @@ bool ordered(const Access& before) {
 }
 
 void add_read(Cell& cell, const Access& read) {
+  if (read.is_agent()) {
+    for (Access& r : cell.agents)
+      if (r.thread == read.thread) return void(r = read);
+    return cell.agents.push_back(read);
+  }
   Access(&r)[4] = cell.reads;
   const uint32_t last = r[0].thread;
   if (last != kNobody && last != read.thread) {
@@ -134,7 +160,7 @@ void refine(Region& region, size_t grain) {
   region.grain = grain;
 }
 
-void access(const void* p, size_t bytes, Kind kind, const void* return_address) {
+void access(const void* p, size_t bytes, Kind kind, const void* return_address, const Moment* agent = nullptr) {
   const size_t offset = static_cast<size_t>(static_cast<const char*>(p) - arena);
   if (offset >= kArena || !running || !arena || bytes == 0) return;
   const uint32_t pc = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(return_address));
@@ -154,14 +180,17 @@ void access(const void* p, size_t bytes, Kind kind, const void* return_address) 
       report_race(region, i * region.grain, kind, pc, cell.write,
                   cell.write.is_atomic() ? Kind::kAtomic : Kind::kWrite);
     if (kind == Kind::kRead) {
-      add_read(cell, Access(now, pc));
+      add_read(cell, Access(agent ? *agent : now, pc));
       continue;
     }
     for (Access& read : cell.reads) {
       if (!ordered(read)) report_race(region, i * region.grain, kind, pc, read, Kind::kRead);
       read = Access();
     }
-    cell.write = Access(now, pc);
+    for (const Access& read : cell.agents)
+      if (!ordered(read)) report_race(region, i * region.grain, kind, pc, read, Kind::kRead);
+    cell.agents.clear();
+    cell.write = Access(agent ? *agent : now, pc);
     if (kind == Kind::kAtomic) cell.write.thread |= kAtomic;
   }
 }
@@ -203,9 +232,13 @@ void release(void* p) {
   delete region;
 }
 
-void begin(int threads_of_block, int blocks_of_cluster) {
+void begin(int threads_of_block, int blocks_of_cluster, int blocks_of_grid) {
   threads = static_cast<uint32_t>(threads_of_block);
   cluster = static_cast<uint32_t>(blocks_of_cluster);
+  blocks = static_cast<uint32_t>(blocks_of_grid);
+  agents = 0;
+  known.clear();
+  clocks.clear();
   // Launches follow one another: what an earlier one wrote is there.
   Region* last = nullptr;
   for (size_t i = 0; i < used / kPage; ++i) {
@@ -215,6 +248,7 @@ void begin(int threads_of_block, int blocks_of_cluster) {
     for (Cell& cell : region->cells) {
       if (cell.write.thread != kNobody) cell.write.thread = kHost;
       for (Access& read : cell.reads) read = Access();
+      cell.agents.clear();
     }
   }
   running = true;
@@ -227,7 +261,8 @@ void leave(void* p, int block, uint16_t cluster_epoch) {
   for (size_t i = 0; i < region.cells.size(); ++i) {
     const auto check = [&](const Access& access, Kind kind) {
       const uint32_t by = access.by();
-      if (by < kHost && by / threads != static_cast<uint32_t>(block) && access.cluster_epoch >= cluster_epoch)
+      if (by < kHost && !access.is_agent() && by / threads != static_cast<uint32_t>(block) &&
+          access.cluster_epoch >= cluster_epoch)
         fail("race: %s\n  block %d may exit before the %s by %s\n%s", what(region, i * region.grain).c_str(), block,
              kNames[static_cast<int>(kind)], who(by).c_str(), place(access.pc).c_str());
     };
@@ -237,6 +272,36 @@ void leave(void* p, int block, uint16_t cluster_epoch) {
 }
 
 void atomic(const void* p, size_t bytes, const void* pc) { access(p, bytes, Kind::kAtomic, pc); }
+void write(const void* p, size_t bytes, const void* pc) { access(p, bytes, Kind::kWrite, pc); }
+
+uint32_t new_agent() {
+  if (known.empty()) known.resize(threads * blocks), clocks.assign(threads * blocks, 1);
+  return kAgent | agents++;
+}
+void release(Knowledge& to) {
+  join(to, known[now.thread]);
+  raise(to, place_in(now.thread), ++clocks[now.thread]);
+  now.clock = clocks[now.thread];
+}
+void acquire(const Knowledge& from) { join(known[now.thread], from); }
+void learn(Knowledge& by, uint32_t agent, uint32_t clock) { raise(by, place_in(agent), clock); }
+void learn(uint32_t agent, uint32_t clock) { learn(known[now.thread], agent, clock); }
+void meet(int first_thread, int count) {
+  if (known.empty()) return;
+  Knowledge all;
+  for (int t = first_thread; t < first_thread + count; ++t) {
+    join(all, known[t]);
+    raise(all, place_in(t), ++clocks[t]);
+  }
+  for (int t = first_thread; t < first_thread + count; ++t) known[t] = all;
+}
+uint32_t clock_of(uint32_t thread) { return clocks.empty() ? 0 : clocks[thread]; }
+void access_of(uint32_t agent, uint32_t clock, const void* p, size_t bytes, bool writes, const void* pc) {
+  Moment moment = now;
+  moment.thread = agent;
+  moment.clock = clock;
+  access(p, bytes, writes ? Kind::kWrite : Kind::kRead, pc, &moment);
+}
 
 }  // namespace tla::simt::race
 

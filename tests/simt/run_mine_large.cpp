@@ -53,7 +53,14 @@ void run_mine_large(const Problem& p) {
     scores = Buffer::input(values.data(), values.size() * sizeof(float));
     return scores.as<float>();
   };
-  if (s.b > 0) cuda::launch_mine_large(q, plan, p.gpu(), p.launch(), multiply);
+  struct {
+    int64_t count;
+    int64_t clusters(void (*)(cuda::WgmmaParams), const LaunchShape&) const { return count; }
+    cuda::TensorMap map(const uint16_t* data, int64_t rows, int columns, int box_rows, int box_columns) const {
+      return {data, rows, columns, columns, box_rows, box_columns};
+    }
+  } hopper{p.integer("clusters")};
+  if (s.b > 0) cuda::launch_mine_large(q, plan, p.gpu(), p.launch(), multiply, hopper);
   answer("distance", distance);
   answer("index", index);
   answer("rescored", rescored);

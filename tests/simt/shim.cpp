@@ -1,6 +1,4 @@
 // Fibers, their schedule, meetings and shared memory.
-#include "shim.h"
-
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -9,12 +7,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "machine.h"
 
 #ifdef TLA_SIMT_RACE
 #include "race.h"
@@ -88,7 +89,7 @@ struct Random {
 };
 
 // Wins or loses comparisons, as a float, as a half and as bits: one pattern or another breaks what relies on it.
-void poison(void* p, size_t bytes, uint64_t turn) {
+void poison_bytes(void* p, size_t bytes, uint64_t turn) {
   constexpr uint32_t kPatterns[] = {0x7fc17fc1, 0xffffffff, 0, 0x7f7f7f7f, 0xff7fff7f};
   const uint32_t pattern = kPatterns[turn % std::size(kPatterns)];
   for (size_t i = 0; i < bytes; ++i) static_cast<uint8_t*>(p)[i] = static_cast<uint8_t>(pattern >> i % 4 * 8);
@@ -252,10 +253,7 @@ class Grid {
   void arrive(Level level, const char* operation, uint64_t argument, Site site, void* operand,
               void (*all)(void* const*));
   void* shared_array(const void* place, const char* name, size_t bytes);
-  void* dynamic_shared() {
-    static const char place = 0;
-    return shared_array(&place, "dynamic shared memory", static_cast<size_t>(shape_.shared_bytes));
-  }
+  void* dynamic_shared() { return dynamic_array(*current_->owner).data; }
   const void* cluster_peer(const void* shared, int rank, Site site);
   void maybe_yield() {
     if (random_.below(4) == 0) yield();
@@ -263,6 +261,12 @@ class Grid {
   void main_of_fiber();
   Fiber& current() { return *current_; }
   uint64_t draw() { return random_.next(); }
+  int cluster_blocks() const { return shape_.cluster; }
+  Array& dynamic_array(Block& block);
+  Block& block(int id) { return blocks_[id]; }
+  void park(const char* operation, Site site) { wait(operation, site); }
+  void wake(int block, int thread);
+  void later(std::function<void()> event) { events_.push_back(std::move(event)); }
 
  private:
   enum class Order { kForward, kBackward, kRandom, kSkewed };
@@ -273,6 +277,7 @@ class Grid {
   void start_cluster();
   void release(Level level, bool orders_memory);
   void release_block(Block& block, bool tick);
+  bool happen();
   void set_ready(Block& block);
   void unready(Block& block);
   Fiber* pick();
@@ -301,6 +306,7 @@ class Grid {
   std::vector<Cluster> clusters_;
   std::vector<uint32_t> start_order_;
   std::vector<Block*> ready_;
+  std::vector<std::function<void()>> events_;
   Meeting meeting_;
   uint16_t epoch_ = 0;
   Fiber* current_ = nullptr;
@@ -315,7 +321,7 @@ class Grid {
 };
 
 Grid* grid = nullptr;
-uint64_t arrays_made = 0;
+uint64_t arrays_made = 0, launches = 0;
 
 Grid::Grid(uint64_t seed, int threads, LaunchShape shape, void (*body)(const void*), const void* call)
     : seed_(seed), random_{seed * 0x632be59bd9b4e019u + 1}, threads_(threads), shape_(shape), body_(body), call_(call) {
@@ -467,8 +473,10 @@ void Grid::run() {
   while (true) {
     while (started_clusters_ < static_cast<int64_t>(clusters_.size()) && live_blocks_ + shape_.cluster <= at_once_)
       start_cluster();
+    if (!events_.empty() && random_.below(16) == 0) happen();
     Fiber* fiber = pick();
     if (!fiber) {
+      if (happen()) continue;
       if (live_blocks_ > 0) deadlock();
       break;
     }
@@ -482,6 +490,25 @@ void Grid::run() {
     }
   }
   for (Block& block : blocks_) free_arrays(block);
+}
+
+// One of the events that are due.
+bool Grid::happen() {
+  if (events_.empty()) return false;
+  std::swap(events_[random_.below(events_.size())], events_.back());
+  const std::function<void()> event = std::move(events_.back());
+  events_.pop_back();
+  idle_ = 0;
+  event();
+  return true;
+}
+
+void Grid::wake(int block, int thread) {
+  Block& of = blocks_[block];
+  if (!of.ready) set_ready(of);
+  of.ready |= 1u << thread / kLanes;
+  of.warps[thread / kLanes].ready |= 1u << thread % kLanes;
+  idle_ = 0;
 }
 
 // --- Meetings -------------------------------------------------------------------------------------------------------
@@ -543,6 +570,11 @@ void Grid::release_block(Block& block, bool tick) {
 void Grid::release(Level level, bool orders_memory) {
   idle_ = 0;
   Block& block = *current_->owner;
+#ifdef TLA_SIMT_RACE
+  const int of_level = level == Level::kWarp ? kLanes : level == Level::kBlock ? threads_ : threads_ * shape_.cluster;
+  const int at = block.id * threads_ + current_->thread;
+  if (orders_memory && level != Level::kGrid) race::meet(at / of_level * of_level, of_level);
+#endif
   const auto ticks = [](uint16_t& epoch) {
     if (++epoch == 0) fail("more meetings than the race check counts");
   };
@@ -616,9 +648,11 @@ void Grid::deadlock() {
 #ifdef TLA_SIMT_RACE
 void Grid::set_moment() {
   const Block& block = *current_->owner;
-  race::now = {
-      static_cast<uint32_t>(block.id) * static_cast<uint32_t>(threads_) + static_cast<uint32_t>(current_->thread),
-      block.warps[current_->thread / kLanes].epoch, block.epoch, cluster_of(block).epoch, epoch_};
+  const uint32_t thread =
+      static_cast<uint32_t>(block.id) * static_cast<uint32_t>(threads_) + static_cast<uint32_t>(current_->thread);
+  race::now = {thread,      block.warps[current_->thread / kLanes].epoch,
+               block.epoch, cluster_of(block).epoch,
+               epoch_,      race::clock_of(thread)};
 }
 #else
 void Grid::set_moment() {}
@@ -629,18 +663,23 @@ void Grid::set_moment() {}
 Array& Grid::array_of(Block& block, const void* place, const char* name, size_t bytes) {
   for (Array& array : block.arrays)
     if (array.place == place) return array;
-  size_t total = bytes;
+  size_t total = bytes, limit = shape_.shared_bytes > 0 ? 227 * 1024 : 48 * 1024;
   for (const Array& array : block.arrays) total += array.bytes;
-  if (total > 48 * 1024 + static_cast<size_t>(shape_.shared_bytes))
-    fail("%zu bytes of shared memory with %s", total, name);
+  if (total > limit) fail("%zu bytes of shared memory with %s", total, name);
 #ifdef TLA_SIMT_RACE
   char* data = static_cast<char*>(race::allocate(bytes, name, block.id, false));
 #else
   char* data = static_cast<char*>(std::malloc(bytes));  // aligned by 16
 #endif
-  poison(data, bytes, seed_ + arrays_made++);
+  poison_bytes(data, bytes, seed_ + arrays_made++);
   block.arrays.push_back({place, name, bytes, data});
   return block.arrays.back();
+}
+
+Array& Grid::dynamic_array(Block& block) {
+  static char place;
+  if (shape_.shared_bytes <= 0) fail("a launch without dynamic shared memory");
+  return array_of(block, &place, "dynamic memory", static_cast<size_t>(shape_.shared_bytes));
 }
 
 void* Grid::shared_array(const void* place, const char* name, size_t bytes) {
@@ -673,7 +712,7 @@ void Grid::retire(Block& block) {
 #ifdef TLA_SIMT_RACE
     if (shape_.cluster > 1) race::leave(array.data, block.id, cluster_of(block).epoch);
 #else
-    poison(array.data, array.bytes, seed_ + arrays_made++);
+    poison_bytes(array.data, array.bytes, seed_ + arrays_made++);
 #endif
   }
   // ASan knows freed memory. Otherwise a late peer finds poison, if not the race check.
@@ -725,7 +764,25 @@ uint64_t atomic(void* p, size_t bytes, uint64_t operand, uint64_t (*update)(uint
   return old;
 }
 
-void poison(Sixteen& data) { poison(&data, sizeof(data), grid->draw()); }
+namespace machine {
+
+uint64_t launch() { return launches; }
+int cluster_blocks() { return grid->cluster_blocks(); }
+uint64_t draw() { return grid->draw(); }
+void poison(void* p, size_t bytes, uint64_t turn) { poison_bytes(p, bytes, turn); }
+Window window(int block) {
+  Block& of = grid->block(block);
+  if (of.exited) return {nullptr, 0, true};
+  const Array& array = grid->dynamic_array(of);
+  return {array.data, array.bytes, false};
+}
+void park(const char* operation, Site site) { grid->park(operation, site); }
+void wake(int block, int thread) { grid->wake(block, thread); }
+void later(std::function<void()> event) { grid->later(std::move(event)); }
+
+}  // namespace machine
+
+void poison(Sixteen& data) { poison_bytes(&data, sizeof(data), grid->draw()); }
 void send(const Copy& copy) { grid->current().copies.emplace_back(grid->current().groups, copy); }
 void commit_copies() { ++grid->current().groups; }
 bool arrived(int groups, Copy& copy) {
@@ -741,8 +798,9 @@ void Launch::run(LaunchShape shape, void (*body)(const void*), const void* call)
   const int size = shape.threads != kThreads ? shape.threads : threads;
   Grid one(seed, size, shape, body, call);
   grid = &one;
+  ++launches;
 #ifdef TLA_SIMT_RACE
-  race::begin(size, shape.cluster);
+  race::begin(size, shape.cluster, static_cast<int>(shape.blocks));
 #endif
   one.run();
 #ifdef TLA_SIMT_RACE
@@ -767,7 +825,7 @@ Buffer Buffer::output(size_t bytes, uint64_t seed) {
 #else
   void* p = std::malloc(bytes);
 #endif
-  poison(p, bytes, seed);
+  poison_bytes(p, bytes, seed);
   return Buffer(p, bytes);
 }
 Buffer Buffer::sparse(size_t bytes) {

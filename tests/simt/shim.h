@@ -98,7 +98,7 @@ class Buffer {
 // Runs kernel(params) as one launch. Seeds pick schedules and poison.
 struct Launch {
   uint64_t seed = 0;
-  int threads = kThreads;  // of a block
+  int threads = kThreads;  // of a block, if not the shape's
 
   template <class Params>
   void operator()(void (*kernel)(Params), LaunchShape shape, const std::type_identity_t<Params>& params) const {
