@@ -158,6 +158,8 @@ def test_the_papers_sizes_are_not_large():
     for screens, gpu, screen in [
         ("mma blas", (132, 90), "blas"), ("mma blas", (108, 80), "mma"), ("mma", (132, 90), "mma"),
         ("blas", (108, 80), "blas"), ("bank", (132, 90), "tiles"), ("", (132, 90), "tiles"),
+        (ALL_SCREENS, (132, 90), "wgmma"), (ALL_SCREENS, (148, 100), "blas"),
+        ("wgmma", (148, 100), "tiles"),
     ]:  # fmt: skip
         assert plan_large(65536, 65536, 1024, 4, 4, True, screens, *gpu)["screen"] == screen
     with pytest.raises(ValueError, match="unknown screen: cublas"):

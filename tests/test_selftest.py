@@ -254,7 +254,7 @@ def test_a_broken_operator_is_found(fault, monkeypatch):
 @pytest.mark.parametrize("name", ["mine", "triplet_adv_loss"])
 def test_a_screen_must_give_what_tiles_do(name, monkeypatch):
     size = (64, 256, 24)
-    assert MODULE._screen("blas", CPU, size) == 7
+    assert MODULE._screen("blas", CPU, size) == 13
     right, seen = getattr(ops, name), []
 
     def wrong(*arguments):

@@ -22,7 +22,7 @@ from .types import SelfTestReport
 OPERATORS = ("cdist", "mine", "triplet_adv_loss", "triplet_loss")
 """What is tested and left out as one: an operator together with its backward."""
 
-SCREENS = ("bank", "blas", "mma")
+SCREENS = ("bank", "blas", "mma", "wgmma")
 """The ways a large CUDA search may go (``csrc/common/plan_large.h``), each tested by itself."""
 
 _TRUSTED = ("cpu", "meta")

@@ -170,7 +170,7 @@ def _check(
     return OperatorCheck(True, count, operator.worst, None)
 
 
-SCREENED = {"bank": (50, 65536, 256), "blas": (256, 8192, 1024), "mma": (256, 8192, 1024)}
+SCREENED = {"bank": (50, 65536, 256), **dict.fromkeys(("blas", "mma", "wgmma"), (256, 8192, 1024))}
 """The size of a problem that a screen is tested by: anchors, candidates, features."""
 
 
@@ -196,7 +196,7 @@ def _check_screen(screen: str, device: torch.device) -> OperatorCheck:
 
 
 def _screen(screen: str, device: torch.device, size: tuple[int, int, int]) -> int:
-    """A large problem against the search by tiles, which gives the same bits; how many were."""
+    """Large problems against the search by tiles, which gives the same bits; how many were."""
     B, M, D = size
     g = torch.Generator(device).manual_seed(3)
 
@@ -211,24 +211,30 @@ def _screen(screen: str, device: torch.device, size: tuple[int, int, int]) -> in
     y, cy = (torch.arange(n, device=device) % k for n, k in ((B, 7), (M, 9)))
     exclude = torch.arange(B, device=device)
 
-    def mine(metric: str, mining: str, screens: str) -> tuple[Tensor, ...]:
-        p = positive if mining == "semihard" else None
-        return ops.mine(a, c, y, cy, p, None, exclude, None, metric, mining, False, False, screens)
-
-    def loss(metric: str, mining: str, screens: str) -> tuple[Tensor, ...]:
-        return ops.triplet_adv_loss(
-            a, positive, c, y, cy, None, exclude, None, *OPTIONS, metric, mining, "l2", "none",
-            False, screens,
+    def mine(common: float, metric: str, mining: str, screens: str) -> tuple[Tensor, ...]:
+        p = positive + common if mining == "semihard" else None
+        return ops.mine(
+            a + common, c + common, y, cy, p, None, exclude, None, metric, mining, False, False,
+            screens,
         )  # fmt: skip
 
-    calls = [(mine, metric, mining) for metric in METRICS[:3] for mining in ("hardest", "semihard")]
-    calls.append((loss, "angular", "hardest"))
-    for function, metric, mining in calls:
-        for got, truth in zip(
-            function(metric, mining, screen), function(metric, mining, ""), strict=True
-        ):
+    def loss(common: float, metric: str, mining: str, screens: str) -> tuple[Tensor, ...]:
+        return ops.triplet_adv_loss(
+            a + common, positive + common, c + common, y, cy, None, exclude, None, *OPTIONS, metric,
+            mining, "l2", "none", False, screens,
+        )  # fmt: skip
+
+    # Features in all directions, and such that have one in common.
+    calls = [
+        (mine, common, metric, mining)
+        for common in (0.0, 3.0) for metric in METRICS[:3] for mining in ("hardest", "semihard")
+    ]  # fmt: skip
+    calls.append((loss, 0.0, "angular", "hardest"))
+    for function, *problem in calls:
+        answers = zip(function(*problem, screen), function(*problem, ""), strict=True)
+        for got, truth in answers:
             if not torch.equal(_bytes(got), _bytes(truth)):
-                raise Disagreement(f"not what tiles give ({function.__name__}, {metric}, {mining})")
+                raise Disagreement(f"not what tiles give ({function.__name__}, {problem})")
     return len(calls)
 
 

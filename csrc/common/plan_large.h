@@ -83,7 +83,8 @@ struct LargePlan {
 inline LargePlan plan_large(const LargeProblem& p, Screen screen) {
   LargePlan plan;
   plan.screen = screen;
-  plan.anchor_chunk = std::clamp<int64_t>(p.anchors, 1, screen == Screen::kBlas ? 2048 : 8192);
+  const int64_t most = screen == Screen::kBlas ? 2048 : screen == Screen::kMma ? 8192 : 16384;
+  plan.anchor_chunk = std::clamp<int64_t>(p.anchors, 1, most);
   plan.candidate_chunk = std::clamp<int64_t>(p.candidates, 1, plan.candidate_chunk);
   plan.padded = static_cast<int>(ceil_div(std::max<int64_t>(p.dim, 1), 64) * 64);
   return plan;

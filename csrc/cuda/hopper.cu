@@ -58,7 +58,12 @@ int64_t clusters_at_once(const void* kernel, const LaunchShape& shape) {
 }
 
 bool runs_on_hopper(const Device& device, const void* kernel, const LaunchShape& shape) {
-  return device.gpu().capability == 90 && encoder() != nullptr && clusters_at_once(kernel, shape) > 0;
+#ifdef TLA_SM_90A
+  constexpr bool kBuilt = true;
+#else
+  constexpr bool kBuilt = false;
+#endif
+  return kBuilt && device.gpu().capability == 90 && encoder() != nullptr && clusters_at_once(kernel, shape) > 0;
 }
 
 }  // namespace tla::cuda
