@@ -225,16 +225,17 @@ def _screen(screen: str, device: torch.device, size: tuple[int, int, int]) -> in
         )  # fmt: skip
 
     # Features in all directions, and such that have one in common.
-    calls = [
+    Call = Callable[[float, str, str, str], tuple[Tensor, ...]]
+    calls: list[tuple[Call, float, str, str]] = [
         (mine, common, metric, mining)
         for common in (0.0, 3.0) for metric in METRICS[:3] for mining in ("hardest", "semihard")
     ]  # fmt: skip
     calls.append((loss, 0.0, "angular", "hardest"))
-    for function, *problem in calls:
-        answers = zip(function(*problem, screen), function(*problem, ""), strict=True)
-        for got, truth in answers:
-            if not torch.equal(_bytes(got), _bytes(truth)):
-                raise Disagreement(f"not what tiles give ({function.__name__}, {problem})")
+    for call, common, metric, mining in calls:
+        found, tiles = (call(common, metric, mining, screens) for screens in (screen, ""))
+        if not all(torch.equal(_bytes(x), _bytes(y)) for x, y in zip(found, tiles, strict=True)):
+            what = "loss" if call is loss else "search"
+            raise Disagreement(f"not what tiles give ({what}, {metric}, {mining}, +{common:g})")
     return len(calls)
 
 

@@ -9,9 +9,9 @@
 
 namespace tla {
 
-// What a search goes by: tiles of float32 sums, or a screen by half-precision products that stay in registers
-// (mma.sync, or wgmma on Hopper), or stand in memory, of a chunk of anchors and one of candidates at a time (a BLAS); or
-// a screen that reads a bank's candidates once, as they are.
+// What a search goes by: tiles of float32 sums, or a screen by half-precision products. Those stay in registers
+// (mma.sync, or wgmma on Hopper), or stand in memory, of a chunk of anchors and one of candidates at a time (a BLAS). A
+// bank's screen reads candidates once, as they are.
 enum class Screen { kTiles, kMma, kBlas, kWgmma, kBank };
 inline constexpr std::string_view kScreens[] = {"tiles", "mma", "blas", "wgmma", "bank"};
 

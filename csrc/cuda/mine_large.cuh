@@ -3,6 +3,7 @@
 
 #include "../common/plan_large.h"
 #include "rescore.cuh"
+#include "sample.cuh"
 #include "screen.cuh"
 #include "screen_scores.cuh"
 #include "screen_wgmma.cuh"
