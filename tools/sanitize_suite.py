@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import tla_ops
-from tla_ops import _dispatch
+from tla_ops import _dispatch, ops
+from tla_ops.selftest import SCREENED, _takes
 
 SHAPES = [(1, 1, 1, 1), (3, 37, 19, 2), (50, 129, 65, 1), (17, 513, 640, 1), (5, 0, 8, 1)]
 METRICS = ("angular", "cosine", "euclidean", "chebyshev")
@@ -60,6 +61,25 @@ def exercise(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str) 
     return calls + 2
 
 
+def screens(device: str) -> int:
+    """Every screen that the device's plan has use for, on the smallest problems that take it."""
+    calls = 0
+    for screen, (b, m, d) in SCREENED.items():
+        if not _takes(torch.device(device), screen):
+            continue
+        a, p, c, y, cy = (x.detach() for x in problem((b, m, d, 1), torch.float32, device))
+        own = torch.arange(b, device=device)
+        for metric, mining, common in itertools.product(
+            METRICS[:3], ("hardest", "semihard"), (0.0, 3.0)
+        ):
+            ops.mine(
+                a + common, c + common, y, cy, p + common, (y + 1) % 4, own, None, metric, mining,
+                False, False, screen,
+            )  # fmt: skip
+            calls += 1
+    return calls
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
@@ -71,6 +91,7 @@ def main() -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         calls += exercise(SHAPES[1], dtype, device)
     if device != "cpu":
+        calls += exercise((600, 37, 5, 2), torch.float32, device) + screens(device)
         torch.cuda.synchronize()
     print(f"{calls} calls on {device}")
 
