@@ -6,6 +6,8 @@ TORCH ?= torch
 OTHER_TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests at the same time.
+JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_TOOLS := "cmake>=3.24" ninja "pybind11>=2.12" "setuptools>=77" wheel build
 WHEELS ?= $(BUILD_TOOLS) pytest pytest-xdist hypothesis rich scikit-learn matplotlib
@@ -27,7 +29,7 @@ demo: $(VENV)/.installed ## train on the embedded digits three ways, attack, pri
 
 .PHONY: test
 test: $(VENV)/.installed ## the test suite, against the installed package
-	$(BIN)/pytest -q $(TESTS)
+	$(BIN)/pytest -q -n $(JOBS) $(TESTS)
 
 .PHONY: lint
 lint: $(VENV)/.installed ## ruff, clang-format, mypy
@@ -70,11 +72,11 @@ gpu-wheels: ## fetch what `make gpu` may lack into wheels/; WHEELS=names, PEER_W
 	$(PYTHON) -m pip download -q --only-binary=:all: --no-deps -d wheels $(WHEEL_OPTIONS) $(PEER_WHEELS)
 
 .PHONY: test-torch-versions
-test-torch-versions: $(VENV)/.installed ## one wheel, built from the sdist, tested under two versions of torch
+test-torch-versions: $(VENV)/.installed ## one wheel, built from the sdist, tested under two versions of torch (but for kernel bodies, which see none)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
-	TORCH="$(TORCH)" sh tools/test_wheel.sh $(VENV) dist/*.whl
-	TORCH="$(OTHER_TORCH)" sh tools/test_wheel.sh .venv-other-torch dist/*.whl
+	JOBS="$(JOBS)" TORCH="$(TORCH)" sh tools/test_wheel.sh $(VENV) dist/*.whl
+	JOBS="$(JOBS)" TORCH="$(OTHER_TORCH)" sh tools/test_wheel.sh .venv-other-torch dist/*.whl
 
 .PHONY: test-isolated
 test-isolated: ## `pip install .` and `python -m build` as they stand; fetches torch once more for each

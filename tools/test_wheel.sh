@@ -8,4 +8,4 @@ wheel=$2
 "$venv/bin/pip" install -q "$wheel[test]"
 "$venv/bin/pip" install -q --force-reinstall --no-deps "$wheel"
 "$venv/bin/python" -c 'import torch; print("testing", "'"$wheel"'", "under torch", torch.__version__, flush=True)'
-"$venv/bin/pytest" -q
+"$venv/bin/pytest" -q -n "${JOBS:-2}" --ignore-glob="tests/test_simt_*"
