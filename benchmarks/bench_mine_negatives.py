@@ -16,7 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +188,10 @@ class Bench:
 
     def _forget(self) -> None:
         gc.collect()
+        self.save()
         if self.device == "cuda":
-            torch.cuda.empty_cache()
+            with suppress(RuntimeError):  # an error that CUDA repeats for ever after
+                torch.cuda.empty_cache()
 
 
 def described(error: Exception) -> str:

@@ -20,10 +20,6 @@ string(REPLACE ";" "," CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
 
 add_library(tla_ops_cuda MODULE ${CUDA_SOURCES})
 target_compile_definitions(tla_ops_cuda PRIVATE TORCH_TARGET_VERSION=${TLA_TORCH_TARGET} USE_CUDA)
-# Kernels for sm_90a alone have no body in a build without it.
-if(CMAKE_CUDA_ARCHITECTURES MATCHES "90a")
-  target_compile_definitions(tla_ops_cuda PRIVATE TLA_SM_90A)
-endif()
 # CMake 3.25 does not know nvcc 13's C++20.
 set_target_properties(tla_ops_cuda PROPERTIES CUDA_STANDARD_REQUIRED OFF SKIP_BUILD_RPATH ON CUDA_RUNTIME_LIBRARY Static)
 # Sums are fused where kernels say so and nowhere else: a distance has the same bits in all of them.

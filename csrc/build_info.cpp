@@ -100,8 +100,9 @@ py::dict plan_tiles(int64_t anchors, int64_t candidates, int64_t dim, int64_t el
 }
 
 py::dict plan_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t candidate_size,
-                    bool product, const std::string& screens, int64_t multiprocessors, int capability) {
-  const tla::LargeProblem problem{anchors, candidates, dim, element_size, candidate_size, product};
+                    bool product, const std::string& screens, int64_t multiprocessors, int capability, bool in_place,
+                    bool semihard) {
+  const tla::LargeProblem problem{anchors, candidates, dim, element_size, candidate_size, product, in_place, semihard};
   const tla::Gpu gpu{multiprocessors, capability};
   const tla::Screen screen = tla::choose_screen(problem, tla::Screens(screens), gpu);
   py::dict result;
@@ -172,7 +173,7 @@ PYBIND11_MODULE(_build_info, m) {
         py::arg("capability"));
   m.def("plan_large", &plan_large, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
         py::arg("candidate_size"), py::arg("product"), py::arg("screens"), py::arg("multiprocessors"),
-        py::arg("capability"));
+        py::arg("capability"), py::arg("in_place") = true, py::arg("semihard") = false);
   m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("picks"),

@@ -63,6 +63,15 @@ def enlarged(p):
     return Problem(anchor, positive, candidates, p.labels.repeat(8), p.candidate_labels.repeat(30))
 
 
+def screen_step(p, screen):
+    """Of a size that the plan sends this way."""
+    a, c, y, cy = enlarged(p).mine
+    if screen == "bank":
+        a, c, y, cy = p.anchor.repeat(1, 26), c.repeat(2, 1), p.labels, cy.repeat(2)
+    masks = (None, None, None, None)
+    return list(ops.mine(a, c, y, cy, *masks, "angular", "hardest", False, False, screen))
+
+
 STEPS = {
     **{f"triplet_adv_loss, {m}": lambda p, m=m: adv_step(p, metric=m) for m in METRICS},
     "triplet_adv_loss, semihard": lambda p: adv_step(p, mining="semihard"),
@@ -76,9 +85,11 @@ STEPS = {
     **{f"cdist, {m}": lambda p, m=m: cdist_step(p, m) for m in METRICS},
     **{f"mine, {m}": lambda p, m=m: mine_step(p, metric=m) for m in METRICS},
     "mine, semihard": lambda p: mine_step(p, mining="semihard"),
-    "mine, large": lambda p: mine_step(enlarged(p)),
     "triplet_adv_loss, large": lambda p: adv_step(enlarged(p).leaves()),
 }
+# Only where there is a GPU to ask.
+SCREENS_HERE = [s for s in _dispatch.SCREENS if "cuda" in DEVICES and _takes(CUDA, s)]
+STEPS |= {f"mine, {s}": lambda p, s=s: screen_step(p, s) for s in SCREENS_HERE}
 every_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
 FEW = ["triplet_adv_loss, angular", "triplet_adv_loss, chebyshev", "batch_hard_triplet_loss"]
 few_steps = pytest.mark.parametrize("step", [STEPS[name] for name in FEW], ids=FEW)
@@ -468,24 +479,39 @@ def test_a_pick_has_the_bits_of_cdist(size, dtype, metric):
 
 @pytest.mark.parametrize("metric", METRICS[:3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("mining", ["hardest", "semihard"])
+@pytest.mark.parametrize("kind", ["near-copies", "collapsed", "rounding", "scales", "many rows"])
 @pytest.mark.parametrize("screen", _dispatch.SCREENS)
-def test_every_screen_picks_what_tiles_do(screen, mining, dtype, metric):
-    b, m, d = SCREENED[screen]
-    p = problem_of(3, b, m, d, dtype=dtype)
-    if not _takes(p.anchor.device, screen):
+def test_every_screen_picks_what_tiles_do(screen, kind, dtype, metric):
+    """Where half precision decides, or the matrix unit's own rounding adds up."""
+    if screen not in SCREENS_HERE:
         pytest.skip(f"this GPU's plan has no use for {screen}")
-    p.candidates[m // 2 : m // 2 * 2] = p.candidates[: m // 2]
-    p.candidates[m // 2 :] += 1e-3 * p.candidates[: m - m // 2]
-    p.anchor[7, 3], p.candidates[11, 0] = torch.nan, torch.inf
-
-    def search(screens):
-        return ops.mine(
-            *p.mine, p.positive, None, None, None, metric, mining, False, False, screens
-        )
-
-    for x, y in zip(search(screen), search(""), strict=True):
-        assert same_bits(x, y)
+    b, m, d = SCREENED[screen]
+    if kind == "many rows":  # several chunks of anchors, or passes over a bank
+        b = 100 if screen == "bank" else 17000
+    p = problem_of(3, b, m, d, dtype=dtype)
+    a, c = p.anchor, p.candidates
+    if kind == "near-copies":
+        c[m // 2 : m // 2 * 2] = c[: m // 2]
+        c[m // 2 :] += 1e-3 * c[: m - m // 2]
+        a[7, 3], c[11, 0] = torch.nan, torch.inf
+    elif kind == "collapsed":
+        a += 5
+        c += 5
+    elif kind == "rounding":
+        # All products of a sum of one sign and of many sizes.
+        c[:] = 1 + c.abs() / 64
+        a[:] = 1 + a.abs() / 64
+    elif kind == "scales":
+        c *= 10 ** torch.linspace(-3, 3, m, device=CUDA).unsqueeze(1).to(dtype)
+    searches = [
+        ("hardest", p.positive, None, False), ("semihard", p.positive, None, False),
+        ("hardest", None, (p.labels + 1) % 5, False), ("hardest", None, None, True),
+    ]  # fmt: skip
+    own = torch.arange(b, device=CUDA)
+    for mining, positive, targets, same_class in searches:
+        call = (*p.mine, positive, targets, own, None, metric, mining, same_class, False)
+        for x, y in zip(ops.mine(*call, screen), ops.mine(*call, ""), strict=True):
+            assert same_bits(x.nan_to_num(nan=-1), y.nan_to_num(nan=-1)), (mining, same_class)
 
 
 # Several devices

@@ -40,12 +40,14 @@ def mine_args(
     u = None
     if mining == "random":
         u = torch.linspace(0, 0.99, B, dtype=DOUBLE, device=device)
-    return (*problem.mine, positive, target, exclude, u, metric, mining, same_class, fast)
+    screens = "blas mma" if masks else ""
+    return (*problem.mine, positive, target, exclude, u, metric, mining, same_class, fast, screens)
 
 
 def adv_args(problem, metric="angular", mining="hardest", norm="l2", reduction="mean", masks=False):
-    *_, target, exclude, u, _, _, _, _ = mine_args(problem, metric, mining, masks=masks)
-    return (*problem, target, exclude, u, 0.3, 1.5, 0.02, metric, mining, norm, reduction, False)
+    *_, target, exclude, u, _, _, _, _, screens = mine_args(problem, metric, mining, masks=masks)
+    options = (0.3, 1.5, 0.02, metric, mining, norm, reduction, False, screens)
+    return (*problem, target, exclude, u, *options)
 
 
 def loss_args(problem, form, metric="angular", norm="l2", reduction="mean"):

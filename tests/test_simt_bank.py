@@ -36,22 +36,22 @@ def check(simt, case, *, seed, metric, plan, **call):
     return answer["rescored"], answer["listed"]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_bits_of_the_tile_search(simt, kind, metric, dtype):
-    first = KINDS.index(kind) + METRICS.index(metric) + DTYPES.index(dtype)
-    b, m, d = SHAPES[first % 5]
-    a, c = (x.float() for x in features(kind, b, m, d, seed=first))
-    c = bank(c, dtype)
-    a = a if first % 2 else a.to(dtype)
-    y, cy, exclude, targets = labels(b, m, first)
-    every = list(enumerate(minings(c.contiguous(), b, exclude, targets)))
-    step = 3 if simt.flavour == "plain" else 6
-    for n, more in every[first % step :: step]:
-        gpu = GPUS["turns" if (n + first) % 2 else "cluster"]
-        plan = PLANS[(n + first) % 4]
-        check(simt, (a, c, y, cy), seed=n, metric=metric, plan=plan, gpu=gpu, **more)
+def test_bits_of_the_tile_search(simt, kind, metric):
+    start = KINDS.index(kind) + METRICS.index(metric)
+    for number, dtype in share(simt, DTYPES, of=3, first=start):
+        first = start + number
+        b, m, d = SHAPES[first % 5]
+        a, c = (x.float() for x in features(kind, b, m, d, seed=first))
+        c = bank(c, dtype)
+        a = a if first % 2 else a.to(dtype)
+        y, cy, exclude, targets = labels(b, m, first)
+        every = list(enumerate(minings(c.contiguous(), b, exclude, targets)))
+        for n, more in every[first % 4 :: 4]:
+            gpu = GPUS["turns" if (n + first) % 2 else "cluster"]
+            plan = PLANS[(n + first) % 4]
+            check(simt, (a, c, y, cy), seed=n, metric=metric, plan=plan, gpu=gpu, **more)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -79,22 +79,22 @@ def test_near_ties(simt, metric, dtype):
         check(simt, (a, c, y, cy), seed=n, mining="semihard", positive=c[:b].unsqueeze(1), **call)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("metric", METRICS)
-def test_rounding_that_adds_up(simt, metric, dtype):
+def test_rounding_that_adds_up(simt, metric):
     """Rows of eight values each: what rounding takes from one element it takes from sixteen."""
     b, m, d = 24, 512, 128
-    c = 1 + torch.rand(m, 8, generator=torch.Generator().manual_seed(1)) / 32
-    # Where candidates have few values of their own, anchors near them tell what rounding does.
-    a = c.mean(0) + (1 if dtype == torch.float32 else 0.02) * randn(b, 8, seed=1)
-    a, c = a.repeat_interleave(d // 8, 1), bank(c.repeat_interleave(d // 8, 1), dtype)
-    case = (a, c, torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64))
-    rescored, _ = check(simt, case, seed=1, metric=metric, plan=PLANS[0])
-    assert rescored.float().mean() > 1.5
-    # The screen alone is wrong about some, where it rounds either side by much.
-    index = mine_bank(simt, *case, metric=metric)["index"]
-    fast = mine_bank(simt, *case, metric=metric, fast=True)["index"]
-    assert dtype == torch.float16 or not torch.equal(fast, index)
+    for _, dtype in share(simt, DTYPES, of=3, first=METRICS.index(metric)):
+        c = 1 + torch.rand(m, 8, generator=torch.Generator().manual_seed(1)) / 32
+        # Where candidates have few values of their own, anchors near them tell what rounding does.
+        a = c.mean(0) + (1 if dtype == torch.float32 else 0.02) * randn(b, 8, seed=1)
+        a, c = a.repeat_interleave(d // 8, 1), bank(c.repeat_interleave(d // 8, 1), dtype)
+        case = (a, c, torch.zeros(b, dtype=torch.int64), torch.ones(m, dtype=torch.int64))
+        rescored, _ = check(simt, case, seed=1, metric=metric, plan=PLANS[0])
+        assert rescored.float().mean() > 1.5
+        # The screen alone is wrong about some, where it rounds either side by much.
+        index = mine_bank(simt, *case, metric=metric)["index"]
+        fast = mine_bank(simt, *case, metric=metric, fast=True)["index"]
+        assert dtype == torch.float16 or not torch.equal(fast, index)
 
 
 @pytest.mark.parametrize("metric", METRICS)

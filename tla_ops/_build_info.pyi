@@ -37,6 +37,8 @@ def plan_large(
     screens: str,
     multiprocessors: int,
     capability: int,
+    in_place: bool = True,
+    semihard: bool = False,
 ) -> dict[str, Any]:
     """Which of these screens a CUDA search takes, or tiles, and in what pieces."""
 

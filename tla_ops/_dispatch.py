@@ -7,6 +7,7 @@ first: see ``selftest.py``.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
 import warnings
@@ -22,8 +23,12 @@ from .types import SelfTestReport
 OPERATORS = ("cdist", "mine", "triplet_adv_loss", "triplet_loss")
 """What is tested and left out as one: an operator together with its backward."""
 
-SCREENS = ("bank", "blas", "mma", "wgmma")
+SCREENS = ("blas", "mma", "bank", "wgmma")
 """The ways a large CUDA search may go (``csrc/common/plan_large.h``), each tested by itself."""
+
+_ON_REQUEST = ("wgmma",)
+"""Screens that a first use does not test: threads wait for what hardware signals, and where a fault
+is that may be for ever. `selftest` tests them, for those who ask and for a results file."""
 
 _TRUSTED = ("cpu", "meta")
 """Device types that need no self-test. Tests take "cpu" out, which then goes the way CUDA goes."""
@@ -61,7 +66,7 @@ def screens(x: Tensor) -> str:
     if table is None:
         table = _verified_screens(x.device.index)
     # The bound on a product's error holds for sums in float32 (docs/exactness.md).
-    left_out = "blas" if _blas_adds_in_half() else ""
+    left_out = "blas" if not _blas_screens() else ""
     return " ".join([name for name in SCREENS if name in table and name != left_out])
 
 
@@ -72,8 +77,12 @@ def _verified_screens(index: int | None) -> frozenset[str]:
 
 
 @torch.compiler.assume_constant_result
-def _blas_adds_in_half() -> bool:
-    return bool(torch.backends.cuda.matmul.allow_fp16_accumulation)
+def _blas_screens() -> bool:
+    """Whether torch's BLAS adds in float32, and does not refuse to run. Compiled code keeps it."""
+    refuses = torch.are_deterministic_algorithms_enabled() and (
+        "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    )
+    return not (refuses or torch.backends.cuda.matmul.allow_fp16_accumulation)
 
 
 def remember(report: SelfTestReport) -> None:
@@ -113,7 +122,8 @@ def _first_use(kind: str, index: int | None, operators: tuple[str, ...], compili
 
     with _lock:
         if index not in _tables:
-            untested = [name for name in OPERATORS + SCREENS if name not in verified]
+            known = verified.union(_ON_REQUEST)
+            untested = [name for name in OPERATORS + SCREENS if name not in known]
             _remember(index, verified, run(device, untested))
         return _tables[index].issuperset(operators)
 

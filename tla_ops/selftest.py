@@ -8,6 +8,7 @@ stream or tracing of the caller's is in force.
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,8 +41,9 @@ def selftest(device: torch.device | str | int | None = None) -> SelfTestReport:
     The first eager call with tensors on a CUDA device whose kernels no results file verifies does
     this by itself. Call it before ``torch.compile`` or CUDA graph capture, which cannot: until then
     they run plain PyTorch. On a CUDA device the outcome decides what runs from then on: operators
-    that failed are left out, with one warning. Takes a second or two, most of it float64 on the
-    CPU, and waits for the device.
+    that failed, and screens of large searches, are left out, with one warning. Takes some seconds,
+    most of them float64 on the CPU, and waits for the device. A screen whose threads wait for what
+    hardware signals ("wgmma") is tested by this function alone, and used after it.
 
     Args:
         device: a CPU or CUDA device. None: the current CUDA device where there is one and CUDA
@@ -131,7 +133,9 @@ def _run(device: torch.device, names: tuple[str, ...]) -> dict[str, OperatorChec
         )
         for name in names:
             if name in _dispatch.SCREENS and searches and _takes(device, name):
-                checks[name] = _check_screen(name, device)
+                found = _check_screen(name, device)
+                if found is not None:
+                    checks[name] = found
     return checks
 
 
@@ -170,13 +174,15 @@ def _check(
     return OperatorCheck(True, count, operator.worst, None)
 
 
-SCREENED = {"bank": (50, 65536, 256), **dict.fromkeys(("blas", "mma", "wgmma"), (256, 8192, 1024))}
+SCREENED = {
+    **dict.fromkeys(("blas", "mma", "wgmma"), (261, 8200, 1033)), "bank": (50, 65000, 264)
+}  # fmt: skip
 """The size of a problem that a screen is tested by: anchors, candidates, features."""
 
 
 def _takes(device: torch.device, screen: str) -> bool:
     """Whether the plan sends such a problem this way on this device."""
-    if device.type != "cuda":
+    if device.type != "cuda" or (screen == "blas" and not _dispatch._blas_screens()):
         return False
     properties = torch.cuda.get_device_properties(device)
     capability = 10 * properties.major + properties.minor
@@ -186,10 +192,13 @@ def _takes(device: torch.device, screen: str) -> bool:
     return bool(plan["screen"] == screen)
 
 
-def _check_screen(screen: str, device: torch.device) -> OperatorCheck:
+def _check_screen(screen: str, device: torch.device) -> OperatorCheck | None:
+    """None where the device has no room for the test, which says nothing of the screen."""
     try:
         return OperatorCheck(True, _screen(screen, device, SCREENED[screen]), 0.0, None)
-    # Whatever goes wrong must leave the caller with the search by tiles.
+    except torch.OutOfMemoryError:
+        return None
+    # What CUDA can still be used after must leave the caller with the search by tiles.
     except Exception as error:
         what = str(error).strip().partition("\n")[0]
         return OperatorCheck(False, 0, 0.0, f"{type(error).__name__}: {what}")
@@ -203,40 +212,51 @@ def _screen(screen: str, device: torch.device, size: tuple[int, int, int]) -> in
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=g, device=device, dtype=torch.float32)
 
-    # Copies, and what half precision does not tell from them.
+    # Copies, what half precision does not tell from them, NaN, and slots nobody has filled.
     c = randn(-(-M // 8), D).repeat(8, 1)[:M]
     c[M // 2 :] += 1e-3 * randn(M - M // 2, D)
     a = c[:B] + randn(B, D)
     positive = (a + 0.5 * randn(B, D)).unsqueeze(1)
+    a[5, 1], c[7, 0] = torch.nan, torch.inf
     y, cy = (torch.arange(n, device=device) % k for n, k in ((B, 7), (M, 9)))
+    cy[::100] = torch.iinfo(torch.int64).min
     exclude = torch.arange(B, device=device)
+    count = 0
 
-    def mine(common: float, metric: str, mining: str, screens: str) -> tuple[Tensor, ...]:
-        p = positive + common if mining == "semihard" else None
-        return ops.mine(
-            a + common, c + common, y, cy, p, None, exclude, None, metric, mining, False, False,
-            screens,
-        )  # fmt: skip
-
-    def loss(common: float, metric: str, mining: str, screens: str) -> tuple[Tensor, ...]:
-        return ops.triplet_adv_loss(
-            a + common, positive + common, c + common, y, cy, None, exclude, None, *OPTIONS, metric,
-            mining, "l2", "none", False, screens,
-        )  # fmt: skip
+    def check(what: str, operator: Callable[..., tuple[Tensor, ...]], *arguments: Any) -> None:
+        nonlocal count
+        found, tiles = (operator(*arguments, screens) for screens in (screen, ""))
+        for got, truth in zip(found, tiles, strict=True):
+            if not torch.equal(_bytes(got.nan_to_num(nan=-1)), _bytes(truth.nan_to_num(nan=-1))):
+                raise Disagreement(f"not what tiles give ({what})")
+        count += 1
 
     # Features in all directions, and such that have one in common.
-    Call = Callable[[float, str, str, str], tuple[Tensor, ...]]
-    calls: list[tuple[Call, float, str, str]] = [
-        (mine, common, metric, mining)
-        for common in (0.0, 3.0) for metric in METRICS[:3] for mining in ("hardest", "semihard")
-    ]  # fmt: skip
-    calls.append((loss, 0.0, "angular", "hardest"))
-    for call, common, metric, mining in calls:
-        found, tiles = (call(common, metric, mining, screens) for screens in (screen, ""))
-        if not all(torch.equal(_bytes(x), _bytes(y)) for x, y in zip(found, tiles, strict=True)):
-            what = "loss" if call is loss else "search"
-            raise Disagreement(f"not what tiles give ({what}, {metric}, {mining}, +{common:g})")
-    return len(calls)
+    for common, metric in itertools.product((0.0, 3.0), METRICS[:3]):
+        for mining, targets, same_class in (
+            ("hardest", None, False), ("semihard", None, False), ("hardest", (y + 1) % 9, False),
+            ("hardest", None, True), ("easiest", None, True),
+        ):  # fmt: skip
+            check(
+                f"{metric}, {mining}, +{common:g}", ops.mine, a + common, c + common, y, cy,
+                positive + common if mining == "semihard" else None, targets, exclude, None, metric,
+                mining, same_class, False,
+            )  # fmt: skip
+    masks = (None, None, exclude, None)
+    how = ("angular", "hardest")
+    for dtype in (torch.bfloat16, torch.float16):
+        half = c.clamp(-100, 100).to(dtype)
+        check(str(dtype), ops.mine, a, half, y, cy, *masks, *how, False, False)
+    check(
+        "triplet_adv_loss", ops.triplet_adv_loss, a, positive, c, y, cy, *masks[1:], *OPTIONS, *how,
+        "l2", "none", False,
+    )  # fmt: skip
+    distance, index = ops.mine(a, c, y, cy, *masks, *how, False, True, screen)
+    nearest, _ = ops.mine(a, c, y, cy, *masks, *how, False, False)
+    rows = index >= 0
+    if bool((cy[index] == y)[rows].any()) or bool((distance > nearest + FAST)[rows].any()):
+        raise Disagreement("precision='fast': not a near candidate of another class")
+    return count + 1
 
 
 class Operator:

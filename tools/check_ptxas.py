@@ -180,6 +180,8 @@ def compile_file(
         report, sass = run.stdout + run.stderr, {}
         if cuobjdump and target == "sm_90a" and any(part in report for part in EXPECTED):
             listing = subprocess.run([cuobjdump, "-sass", out], capture_output=True, text=True)
+            if listing.returncode:
+                return listing.returncode, report + listing.stderr, sass
             sass = parse_sass(listing.stdout)
     return run.returncode, report, sass
 

@@ -47,6 +47,7 @@ struct LargeProblem {
   int64_t element_size = 4, candidate_size = 4;  // bytes, of what is summed and of what a candidate has
   bool product = true;   // the metric has a matrix form, and the search is not of a pick at random
   bool in_place = true;  // a bank's rows can be copied as they are
+  bool semihard = false;
 };
 
 inline constexpr int kBankAnchors = 64;  // that a pass over a bank serves
@@ -61,16 +62,17 @@ inline bool is_bank(const LargeProblem& p, Gpu gpu) {
 }
 
 // Packing, a screen and rescoring are several launches, which arithmetic pays for; few anchors read each candidate too
-// seldom to pay for its packed copy.
+// seldom to pay for its packed copy, which is wider than short rows.
 inline Screen choose_screen(const LargeProblem& p, const Screens& screens, Gpu gpu) {
   if (screens.has(Screen::kBank) && is_bank(p, gpu)) return Screen::kBank;
   const double work = static_cast<double>(p.anchors) * static_cast<double>(p.candidates) * static_cast<double>(p.dim);
-  const bool large = p.product && p.element_size <= 4 && p.anchors >= 64 && work >= 0x1p31;
+  const bool large = p.product && p.element_size <= 4 && p.anchors >= 64 && p.dim >= 32 && work >= 0x1p31;
   if (!large || p.candidates > INT32_MAX) return Screen::kTiles;
   if (screens.has(Screen::kWgmma) && gpu.capability == 90) return Screen::kWgmma;
   // mma.sync is the whole matrix unit up to Ada, and a part of Hopper's.
-  if (screens.has(Screen::kBlas) && (gpu.capability >= 90 || !screens.has(Screen::kMma))) return Screen::kBlas;
-  return screens.has(Screen::kMma) ? Screen::kMma : Screen::kTiles;
+  const bool mma = screens.has(Screen::kMma) && gpu.capability >= 80;
+  if (screens.has(Screen::kBlas) && (gpu.capability >= 90 || !mma)) return Screen::kBlas;
+  return mma ? Screen::kMma : Screen::kTiles;
 }
 
 struct LargePlan {
@@ -83,7 +85,9 @@ struct LargePlan {
 inline LargePlan plan_large(const LargeProblem& p, Screen screen) {
   LargePlan plan;
   plan.screen = screen;
-  const int64_t most = screen == Screen::kBlas ? 2048 : screen == Screen::kMma ? 8192 : 16384;
+  int64_t most = screen == Screen::kBlas ? 2048 : screen == Screen::kMma ? 8192 : 16384;
+  // Of semihard candidates all are listed whose score is too near the positive's to tell on which side they are.
+  if (p.semihard) plan.capacity = 2048, most = 1024;
   plan.anchor_chunk = std::clamp<int64_t>(p.anchors, 1, most);
   plan.candidate_chunk = std::clamp<int64_t>(p.candidates, 1, plan.candidate_chunk);
   plan.padded = static_cast<int>(ceil_div(std::max<int64_t>(p.dim, 1), 64) * 64);

@@ -58,12 +58,12 @@ int64_t clusters_at_once(const void* kernel, const LaunchShape& shape) {
 }
 
 bool runs_on_hopper(const Device& device, const void* kernel, const LaunchShape& shape) {
-#ifdef TLA_SM_90A
-  constexpr bool kBuilt = true;
-#else
-  constexpr bool kBuilt = false;
-#endif
-  return kBuilt && device.gpu().capability == 90 && encoder() != nullptr && clusters_at_once(kernel, shape) > 0;
+  if (device.gpu().capability != 90 || encoder() == nullptr) return false;
+  // In an image for any other target the kernel is a trap, which takes next to no registers.
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess) cudaGetLastError();
+  return error == cudaSuccess && attributes.numRegs > 100 && clusters_at_once(kernel, shape) > 0;
 }
 
 }  // namespace tla::cuda

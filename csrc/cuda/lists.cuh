@@ -47,8 +47,9 @@ struct ScoreError {
 
 // With u = 2^-24. A canonical sum's chains are 16 steps long in each piece of 64 elements, of which a part has d / 512,
 // each joined in 4 steps; then 8 parts: fewer than d / 128 + 28 roundings of u. The rest is for square roots, divisions
-// and the score's own arithmetic. The matrix unit is taken to align a step's 16 products and the sum before to the
-// largest of them and to cut them at 24 bits, 2^-23 each: 18 for every 16 columns, of at most the product of the norms.
+// and the score's own arithmetic. The matrix unit is taken to align products that it adds at a time (16, or 8) and
+// the sum before to the largest of them and to cut them at 24 bits, 2^-23 each: at most 20 for every 16 columns, of at
+// most the product of the norms.
 // A cosine takes its two norms twice, here and there, and rounds 1 - cosine to 2^-24; 2^-19 is for what rounding does
 // to directions, to the two offsets, and to their sum.
 inline ScoreError score_error(Metric metric, int d, int padded) {

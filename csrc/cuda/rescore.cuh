@@ -26,11 +26,12 @@ TLA_DEVICE void rescore_row(const LargeParams& p, int64_t i) {
   bool of_far = false;
   each_slot(s, [&](bool wanted, bool far) {
     const int64_t at = p.at(s.slot(wanted, far), i);
-    const int listed = static_cast<int>(p.count[at]);
-    if (listed > p.capacity) {
+    const uint32_t counted = p.count[at];
+    if (counted > static_cast<uint32_t>(p.capacity)) {
       looked_at = kRedone;
       return true;
     }
+    const int listed = static_cast<int>(counted);
     const float best = from_bits(out_of_order(p.best[at]));
     of_far = far;
     for (int n = 0; n < listed; n += kWarp) {

@@ -67,13 +67,13 @@ inline bool bank_fits(const Rows& rows, int64_t count) {
          (count <= 1 || rows.row_stride * size % 16 == 0);
 }
 
-// As score_error (lists.cuh), for rows of `size` bytes an element that are not normalised. A step of float32 has 8
-// products, so 10 errors for every 8 columns; a candidate's square is summed in chains of d / 4 and two joins, and a
-// score's error is half of that square's.
+// As score_error (lists.cuh), for rows of `size` bytes an element that are not normalised. Matrix units add 4 products
+// of tf32 at a time, or 8: at most 6 errors for every 4 columns; a candidate's square is summed in chains of d / 4 and
+// two joins, and a score's error is half of that square's.
 inline ScoreError bank_error(Metric metric, int d, int padded, int64_t size) {
   ScoreError error = score_error(metric, d, padded);
   const double norm = (d / 4.0 + 8) * 0x1p-24;
-  if (size == 4) error.product += static_cast<float>(0.15 * (padded + 16.0) * 0x1p-23);
+  if (size == 4) error.product += static_cast<float>(0.3 * (padded + 16.0) * 0x1p-23);
   (is_cosine(metric) ? error.product : error.square) += static_cast<float>(norm);
   return error;
 }

@@ -10,7 +10,7 @@ namespace tla::simt {
 void run_mine_large(const Problem& p) {
   const SearchRun search(p, p.flag("same_class"), /*loss=*/false, /*with_squares=*/false);
   const cuda::SearchParams& s = search.params;
-  LargePlan plan = plan_large({s.b, s.m, s.d}, parse_screen(p.text("screen")));
+  LargePlan plan = plan_large({.anchors = s.b, .candidates = s.m, .dim = s.d}, parse_screen(p.text("screen")));
   plan.anchor_chunk = std::max<int64_t>(1, std::min(p.integer("anchor_chunk"), s.b));
   plan.candidate_chunk = std::max<int64_t>(1, std::min(p.integer("candidate_chunk"), s.m));
   plan.capacity = static_cast<int>(p.integer("capacity"));
