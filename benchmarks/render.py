@@ -58,11 +58,22 @@ def tables(document: dict) -> list[str]:
 
 
 def screening_table(document: dict) -> list[str]:
-    columns = ("D", "features", "at once", "listed", "99%", "rescored", "99%", "rows redone")
+    columns = (
+        "D",
+        "features",
+        "mining",
+        "at once",
+        "listed",
+        "99%",
+        "rescored",
+        "99%",
+        "rows redone",
+    )
     lines = [
         "## What a screen leaves to rescore\n",
-        f"Simulated by `benchmarks/screening.py` (torch {document['torch']}), angular, hardest, "
-        f"float32: what stands in a row's list of {document['capacity']} after a float16 screen "
+        f"Simulated by `benchmarks/screening.py` (torch {document['torch']}), angular, "
+        f"float32: what stands in a row's list of {document['capacity']} (semihard: "
+        f"{document['semihard_capacity']}) after a float16 screen "
         f"in which so many tiles of {document['tile']} candidates are looked at at once, and what "
         "the final best leaves of it. A row whose list runs over looks at all candidates "
         "(docs/exactness.md).\n",
@@ -74,7 +85,8 @@ def screening_table(document: dict) -> list[str]:
         if row["rescored_mean"] is not None:
             rest = f"{row['rescored_mean']:.1f}", f"{row['rescored_p99']:.0f}"
         lines.append(line((
-            f"{row['B']}, {row['M']}", str(row["D"]), row["features"], str(row["streams"]),
+            f"{row['B']}, {row['M']}", str(row["D"]), row["features"], row["mining"],
+            str(row["streams"]),
             f"{row['listed_mean']:.1f}", f"{row['listed_p99']:.0f}", *rest, f"{row['redone']:.1%}",
         )))  # fmt: skip
     return lines

@@ -97,6 +97,23 @@ def test_rounding_that_adds_up(simt, metric):
         assert dtype == torch.float16 or not torch.equal(fast, index)
 
 
+@pytest.mark.parametrize("metric", ["angular", "cosine"])
+def test_what_bfloat16_takes_from_anchors(simt, metric):
+    """Half of an anchor loses the same from each element: what it points at is another candidate."""
+    m, d = 300, 128
+    a = torch.ones(4, d)
+    a[:, : d // 2] += 2**-9  # half a step of bfloat16
+    c = torch.ones(m, d)
+    c[0::2, : d // 2] = 2  # nearer
+    c[1::2, d // 2 :] = 2
+    c[1::2, :8] += 2**-7  # nearer than that, but for what was lost
+    case = (a, bank(c, torch.bfloat16))
+    case = (*case, torch.zeros(4, dtype=torch.int64), torch.ones(m, dtype=torch.int64))
+    check(simt, case, seed=1, metric=metric, plan=PLANS[0], gpu=GPUS["turns"])
+    assert (mine_bank(simt, *case, metric=metric)["index"] == 0).all()
+    assert (mine_bank(simt, *case, metric=metric, fast=True)["index"] == 1).all()
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_what_tf32_takes_from_candidates(simt, metric):
     """Half a row loses the same from each element, all of it along anchors that lose nothing."""
