@@ -99,7 +99,7 @@ def test_rounding_that_adds_up(simt, metric):
 
 @pytest.mark.parametrize("metric", ["angular", "cosine"])
 def test_what_bfloat16_takes_from_anchors(simt, metric):
-    """Half of an anchor loses the same from each element: what it points at is another candidate."""
+    """Half of an anchor loses the same from each element: it points at another candidate."""
     m, d = 300, 128
     a = torch.ones(4, d)
     a[:, : d // 2] += 2**-9  # half a step of bfloat16
