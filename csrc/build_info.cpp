@@ -5,6 +5,7 @@
 
 #include "common/cpu_features.h"
 #include "common/plan_bank.h"
+#include "common/plan_strips.h"
 
 namespace py = pybind11;
 
@@ -126,6 +127,17 @@ py::dict plan_large(int64_t anchors, int64_t candidates, int64_t dim, int64_t el
   return result;
 }
 
+py::dict plan_strips(int64_t rows, int64_t columns, int padded, int64_t clusters) {
+  const tla::Strips strips = tla::plan_strips(rows, columns, padded, clusters);
+  py::dict result;
+  result["pairs"] = strips.pairs;
+  result["group"] = strips.group;
+  result["tiles"] = strips.tiles;
+  result["strips"] = strips.strips;
+  result["strip"] = strips.strip;
+  return result;
+}
+
 py::dict plan_rows(int64_t rows, int64_t element_size, int64_t multiprocessors, int capability) {
   py::dict result;
   set_shape(result, tla::plan_rows(rows, element_size > 4, {multiprocessors, capability}));
@@ -174,6 +186,7 @@ PYBIND11_MODULE(_build_info, m) {
   m.def("plan_large", &plan_large, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
         py::arg("candidate_size"), py::arg("product"), py::arg("screens"), py::arg("multiprocessors"),
         py::arg("capability"), py::arg("in_place") = true, py::arg("semihard") = false);
+  m.def("plan_strips", &plan_strips, py::arg("rows"), py::arg("columns"), py::arg("padded"), py::arg("clusters"));
   m.def("plan_rows", &plan_rows, py::arg("rows"), py::arg("element_size"), py::arg("multiprocessors"),
         py::arg("capability"));
   m.def("plan_backward", &plan_backward, py::arg("anchors"), py::arg("pool_rows"), py::arg("picks"),

@@ -12,6 +12,7 @@ from tla_ops._build_info import (
     plan_large,
     plan_rows,
     plan_search,
+    plan_strips,
     plan_tiles,
 )
 
@@ -172,6 +173,20 @@ def test_the_papers_sizes_are_not_large():
 def test_columns_are_counted_in_int():
     for m, screen in ((2**31 - 1, "blas"), (2**31, "tiles")):
         assert plan_large(256, m, 640, 4, 4, True, "blas bank", 132, 90)["screen"] == screen
+
+
+@given(st.integers(1, 20000), st.integers(1, 2_000_000), st.integers(1, 64), st.integers(1, 80))
+def test_clusters_take_every_tile_once(rows, columns, steps, clusters):
+    plan = plan_strips(rows, columns, 64 * steps, clusters)
+    assert 0 <= 256 * plan["pairs"] - rows < 256
+    assert 0 <= 256 * plan["tiles"] - columns < 256
+    # No strip is empty, and together they are all.
+    assert (plan["strips"] - 1) * plan["strip"] < plan["tiles"] <= plan["strips"] * plan["strip"]
+    # A group's anchors stay in cache, and it gives all clusters work if there is enough.
+    assert 1 <= plan["group"] <= plan["pairs"]
+    assert plan["group"] == 1 or plan["group"] * 256 * 64 * steps * 2 <= 30 * 2**20
+    assert plan["group"] * plan["strips"] >= min(clusters, plan["tiles"]) // 2
+    assert plan["pairs"] * plan["strips"] < 2**31
 
 
 @given(st.integers(0, 300), sizes, st.integers(1, 9000), st.sampled_from([4, 8]),

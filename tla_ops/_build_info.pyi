@@ -42,6 +42,9 @@ def plan_large(
 ) -> dict[str, Any]:
     """Which of these screens a CUDA search takes, or tiles, and in what pieces."""
 
+def plan_strips(rows: int, columns: int, padded: int, clusters: int) -> dict[str, Any]:
+    """How the wgmma screen's clusters share a product: pairs of tiles of rows, strips of tiles."""
+
 def plan_rows(
     rows: int, element_size: int, multiprocessors: int, capability: int
 ) -> dict[str, Any]:

@@ -75,11 +75,7 @@ void mine_large(const Device& device, const Tensor& anchor, const Tensor& candid
   p.sorted_labels = static_cast<const int64_t*>(sorted_labels.const_data_ptr());
   p.order = static_cast<const int64_t*>(order.const_data_ptr());
   Workspace workspace;
-  std::vector<int64_t> places;
-  each_array(p, plan, [&]<class T>(T*&, int64_t count) { places.push_back(workspace.reserve(count * sizeof(T))); });
-  workspace.allocate(anchor);
-  auto place = places.begin();
-  each_array(p, plan, [&]<class T>(T*& array, int64_t) { array = workspace.at<T>(*place++); });
+  workspace.take(anchor, [&](const auto& f) { each_array(p, plan, f); });
   Tensor packed_anchor = empty(anchor, {plan.anchor_chunk, plan.padded}, ScalarType::Half),
          packed_candidates = empty(anchor, {p.search.m, plan.padded}, ScalarType::Half),
          scores =

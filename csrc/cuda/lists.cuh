@@ -19,9 +19,9 @@ struct Entry {
   uint32_t column;
 };
 
-// How a column's products become scores, but for the row's weight.
+// How a column's products become scores, but for what the row has.
 struct alignas(8) TileColumn {
-  float weight, offset;
+  float weight, offset;  // NaN: nothing is known of it
 };
 
 // Where a row's classes stand in the packed pool, which is sorted by label.
@@ -83,8 +83,8 @@ struct LargeParams {
   uint32_t *best = nullptr, *count = nullptr;
   Entry* list = nullptr;
   int capacity = 0;
-  // Of the wgmma screen: of each tile of candidates the greatest norm, residual and square (`weight` is NaN where
-  // nothing is known of one of them); and for the euclidean metric what each candidate's scores take.
+  // Of the wgmma screen: of each tile of candidates the greatest norm and residual and the least offset (`weight` is
+  // NaN where nothing is known of one of them), and what each candidate's scores take.
   Side* tile_bounds = nullptr;
   TileColumn* tile_columns = nullptr;
   // The anchors that look at all candidates, in any order; and for each slot and anchor the least key of those.
@@ -103,6 +103,23 @@ struct LargeParams {
   // The greatest score is the pick; the farthest has the least.
   TLA_HD bool negated(bool far) const { return search.farthest(far); }
 };
+
+// Calls f(pointer, count) for the arrays that every screen needs, of so many rows at a time.
+template <class F>
+void each_list_array(LargeParams& p, int64_t rows, int64_t capacity, bool keep_counts, const F& f) {
+  const int64_t lists = rows * p.search.slots(), limits = p.search.semihard() ? rows : 0;
+  f(p.anchor, rows);
+  f(p.positive, limits);
+  f(p.surely, limits);
+  f(p.maybe, limits);
+  f(p.best, lists);
+  f(p.count, lists);
+  f(p.keys, lists);
+  f(p.list, lists * capacity);
+  f(p.redone, rows);
+  f(p.redone_count, 1);
+  f(p.rescored, keep_counts ? p.search.b : rows);
+}
 
 // Anchors [first, first + count) alone.
 inline SearchParams anchors_of(SearchParams p, int64_t first, int64_t count) {

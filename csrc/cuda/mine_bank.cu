@@ -13,11 +13,7 @@ void mine_bank(const Device& device, const Tensor& anchor, const SearchSetup& se
   p.index = static_cast<int64_t*>(index.mutable_data_ptr());
   const BankPlan plan = plan_bank(p.search.m, p.search.d, size_of(p.search.candidates.type), device.gpu());
   Workspace workspace;
-  std::vector<int64_t> places;
-  each_array(p, plan, [&]<class T>(T*&, int64_t count) { places.push_back(workspace.reserve(count * sizeof(T))); });
-  workspace.allocate(anchor);
-  auto place = places.begin();
-  each_array(p, plan, [&]<class T>(T*& array, int64_t) { array = workspace.at<T>(*place++); });
+  workspace.take(anchor, [&](const auto& f) { each_array(p, plan, f); });
   launch_mine_bank(p, plan, device.gpu(), device.launcher());
 }
 

@@ -41,20 +41,8 @@ pack_fragments_kernel(const PackParams p) {
 // Calls f(pointer, count) for every array of a search's workspace.
 template <class F>
 void each_array(LargeParams& p, const BankPlan& plan, const F& f) {
-  const int64_t rows = std::min<int64_t>(p.search.b, kBankAnchors), lists = rows * p.search.slots(),
-                limits = p.search.semihard() ? rows : 0;
+  each_list_array(p, std::min<int64_t>(p.search.b, kBankAnchors), plan.capacity, plan.keep_counts, f);
   f(p.packed_anchor, int64_t{plan.slices} * kBankAnchorSlice / 2);
-  f(p.anchor, rows);
-  f(p.positive, limits);
-  f(p.surely, limits);
-  f(p.maybe, limits);
-  f(p.best, lists);
-  f(p.count, lists);
-  f(p.keys, lists);
-  f(p.list, lists * plan.capacity);
-  f(p.redone, rows);
-  f(p.redone_count, 1);
-  f(p.rescored, plan.keep_counts ? p.search.b : rows);
 }
 
 // `p` is of all anchors, with its workspace for a pass.

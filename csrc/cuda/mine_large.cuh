@@ -2,11 +2,11 @@
 #pragma once
 
 #include "../common/plan_large.h"
+#include "launch_wgmma.cuh"
 #include "rescore.cuh"
 #include "sample.cuh"
 #include "screen.cuh"
 #include "screen_scores.cuh"
-#include "screen_wgmma.cuh"
 
 namespace tla::cuda {
 
@@ -14,29 +14,24 @@ namespace tla::cuda {
 template <class F>
 void each_array(LargeParams& p, const LargePlan& plan, const F& f) {
   const SearchParams& s = p.search;
-  const int64_t rows = plan.anchor_chunk, lists = rows * s.slots(), limits = s.semihard() ? rows : 0;
+  each_list_array(p, plan.anchor_chunk, plan.capacity, plan.keep_counts, f);
   f(p.center.factors, kSampled);
   f(p.center.squares, kSampled);
   f(p.center.mean, plan.padded);
   f(p.center.used, 1);
   f(p.candidates, s.m);
-  f(p.anchor, rows);
   f(p.place, s.labels.exclude != nullptr ? s.m : 0);
-  f(p.classes, rows);
+  f(p.classes, plan.anchor_chunk);
   f(p.closed, 1);
-  f(p.positive, limits);
-  f(p.surely, limits);
-  f(p.maybe, limits);
-  f(p.best, lists);
-  f(p.count, lists);
-  f(p.keys, lists);
-  f(p.list, lists * plan.capacity);
   const int64_t tiles = plan.screen == Screen::kWgmma ? ceil_div(s.m, WgmmaTile::kColumns) : 0;
   f(p.tile_bounds, tiles);
   f(p.tile_columns, tiles * WgmmaTile::kColumns);
-  f(p.redone, rows);
-  f(p.redone_count, 1);
-  f(p.rescored, plan.keep_counts ? s.b : rows);
+}
+
+TLA_KERNEL(kThreads, 4) pack_kernel(const PackParams p) {
+  const double mean2 = square_of_center(p.center);
+  if (block_id() == 0 && thread_id() == 0) *p.center.used = mean2 > 0;
+  each_row_of_warp(0, p.count, [&](int64_t i) { pack_row<PackedRows>(p, i, mean2); });
 }
 
 template <class F>
@@ -57,7 +52,7 @@ void launch_mine_large(LargeParams p, const LargePlan& plan, Gpu gpu, const Laun
   const auto warps = [&](int64_t rows) { return plan_warps(rows, gpu); };
   const auto pack = [&](const Rows& rows, int64_t count, const int64_t* order, int* place, uint16_t* to, Side* sides) {
     const PackParams packing{rows, count, all.d, p.padded, all.metric, p.center, !p.fast, order, place, to, sides};
-    if (count > 0) launch(pack_kernel<PackedRows>, warps(count), packing);
+    if (count > 0) launch(pack_kernel, warps(count), packing);
   };
   p.padded = plan.padded;
   p.capacity = plan.capacity;

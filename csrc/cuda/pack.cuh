@@ -133,12 +133,4 @@ TLA_DEVICE void pack_row(const PackParams& p, int64_t t, double mean2) {
   p.sides[t] = side;
 }
 
-template <class Packed>
-TLA_KERNEL(kThreads, 4)
-pack_kernel(const PackParams p) {
-  const double mean2 = square_of_center(p.center);
-  if (p.center.used != nullptr && block_id() == 0 && thread_id() == 0) *p.center.used = mean2 > 0;
-  each_row_of_warp(0, p.count, [&](int64_t i) { pack_row<Packed>(p, i, mean2); });
-}
-
 }  // namespace tla::cuda

@@ -23,10 +23,6 @@ struct TileAnchor {
   float surely, maybe;
   bool live;
 };
-struct alignas(8) TileCandidate {
-  float weight, offset;  // NaN: nothing is known of it
-};
-
 struct ScreenBlock {
   using S = ScreenTile;
   const LargeParams& p;
@@ -99,7 +95,7 @@ struct ScreenBlock {
   }
 
   TLA_DEVICE TileAnchor* anchors() const { return reinterpret_cast<TileAnchor*>(memory); }
-  TLA_DEVICE TileCandidate* candidates() const { return reinterpret_cast<TileCandidate*>(anchors() + S::kRows); }
+  TLA_DEVICE TileColumn* candidates() const { return reinterpret_cast<TileColumn*>(anchors() + S::kRows); }
   TLA_DEVICE Side* largest() const { return reinterpret_cast<Side*>(candidates() + S::kRows); }  // a warp's each
   TLA_DEVICE float* staged() const {
     return reinterpret_cast<float*>(largest() + kThreads / kWarp) + warp() * 16 * S::kStaged;
@@ -119,7 +115,7 @@ struct ScreenBlock {
     const SearchParams& s = p.search;
     const int t = thread_id();
     const int64_t j = first_c + t, i = first_a + t;
-    TileCandidate c{0, 0};
+    TileColumn c{0, 0};
     Side most{0, 0, 0, 0};
     if (j < s.m) {
       const Side side = p.candidates[j];
@@ -155,7 +151,7 @@ struct ScreenBlock {
 
   // What a lane has of a slot's candidates: columns lane and lane + 32 of its warp's 64.
   struct Columns {
-    TileCandidate at[2];
+    TileColumn at[2];
     int first;
     bool angular, negated;
 

@@ -136,6 +136,15 @@ class Workspace {
     return at;
   }
   void allocate(const Tensor& like) { memory_ = empty(like, {bytes_}, ScalarType::Byte); }
+  // For all arrays that each(f) calls f(pointer, count) with, their addresses.
+  template <class Each>
+  void take(const Tensor& like, const Each& each) {
+    std::vector<int64_t> places;
+    each([&]<class T>(T*&, int64_t count) { places.push_back(reserve(count * static_cast<int64_t>(sizeof(T)))); });
+    allocate(like);
+    auto place = places.begin();
+    each([&]<class T>(T*& array, int64_t) { array = at<T>(*place++); });
+  }
   template <class T = void>
   T* at(int64_t offset) const {
     return reinterpret_cast<T*>(static_cast<char*>(memory_->mutable_data_ptr()) + offset);

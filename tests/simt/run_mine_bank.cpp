@@ -31,8 +31,8 @@ void run_mine_bank(const Problem& p) {
   q.distance = distance.memory.as<float>();
   q.index = index.memory.as<int64_t>();
   cuda::launch_mine_bank(q, plan, p.gpu(), p.launch());
-  const Array listed = new_array("int32", {static_cast<int64_t>(arrays[6].bytes() / 4)}, 0);
-  if (s.b > 0) std::memcpy(listed.memory.as<char>(), q.count, arrays[6].bytes());
+  const Array listed = new_array("int32", {static_cast<int64_t>(arrays[5].bytes() / 4)}, 0);
+  if (s.b > 0) std::memcpy(listed.memory.as<char>(), q.count, arrays[5].bytes());
   answer("distance", distance);
   answer("index", index);
   answer("rescored", rescored);
