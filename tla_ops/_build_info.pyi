@@ -9,9 +9,7 @@ def plan_search(
     dim: int,
     element_size: int,
     threads: int,
-    product: bool,
-    wide: bool,
-    amx: bool,
+    screen: bool,
 ) -> dict[str, Any]:
     """How a search is cut: anchor_block, tile, blocks, splits, split_size, kind."""
 

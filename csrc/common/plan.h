@@ -12,13 +12,12 @@ struct SearchPlan {
   int64_t blocks;        // tasks along the anchors
   int64_t splits;        // tasks along the candidates, each with its own best picks
   int64_t split_size;    // candidates a split has (the last one may have fewer)
-  // Score by the sums that decide, or by a product first: torch's in float32, or the AMX unit's in bfloat16.
-  enum Kind { kSums, kProduct, kAmx } kind;
+  // By the sums that decide, row by row or (for more anchors) column by column, or by the AMX unit's products first.
+  enum Kind { kSums, kTiles, kAmx } kind;
 };
 
-struct Machine {
-  bool wide = false;  // its own sums run at a matrix product's speed up to a block of anchors
-  bool amx = false;
+struct Screening {
+  bool screen = false;  // the AMX unit is there, and the metric has a matrix form
 };
 
 inline constexpr int kThreads = 128;
@@ -34,27 +33,30 @@ struct LaunchShape {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A search of `anchors` among `candidates` of `dim` elements of `element_size` bytes. `product`: the metric has a
-// matrix form.
+// A search of `anchors` among `candidates` of `dim` elements that are computed in `element_size` bytes.
 inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t threads,
-                              bool product, Machine machine) {
-  constexpr int64_t kBlockBytes = 512 * 1024;  // a quarter to a half of a second-level cache
-  constexpr int64_t kWorthATask = 1 << 18;     // multiply-adds that pay for a thread's start
+                              Screening machine) {
+  constexpr int64_t kWorthATask = 1 << 18;  // multiply-adds that pay for a thread's start
   SearchPlan plan;
   const int64_t row_bytes = std::max<int64_t>(1, dim * element_size);
   plan.kind = SearchPlan::kSums;
-  if (product && anchors >= 8 && dim >= 16 && candidates >= 64) {
-    if (machine.amx)
-      plan.kind = SearchPlan::kAmx;
-    else if (anchors >= 96 || !machine.wide)
-      plan.kind = SearchPlan::kProduct;
-  }
-  plan.anchor_block = std::clamp<int64_t>(kBlockBytes / row_bytes / 4 * 4, 4, 64);
-  plan.tile = std::clamp<int64_t>(kBlockBytes / row_bytes, 16, 128);
-  if (plan.kind == SearchPlan::kProduct) plan.anchor_block = plan.tile = 256;
-  if (plan.kind == SearchPlan::kAmx) {
+  if (machine.screen && anchors >= 8 && dim >= 16 && dim <= 65536 && candidates >= 64 && candidates <= INT32_MAX)
+    plan.kind = SearchPlan::kAmx;
+  else if (anchors >= 24 && dim >= 16)
+    plan.kind = SearchPlan::kTiles;
+  if (plan.kind == SearchPlan::kSums) {
+    constexpr int64_t kBlockBytes = 512 * 1024;  // a quarter to a half of a second-level cache
+    plan.anchor_block = std::clamp<int64_t>(kBlockBytes / row_bytes / 4 * 4, 4, 64);
+    plan.tile = std::clamp<int64_t>(kBlockBytes / row_bytes, 16, 64);
+  } else if (plan.kind == SearchPlan::kTiles) {
+    // The more anchors, the less often a candidate is laid out; they stream by from the second-level cache or beyond.
+    constexpr int64_t kBlockBytes = 2560 * 1024;
+    plan.anchor_block = std::clamp<int64_t>(kBlockBytes / row_bytes / 32 * 32, 32, 1024);
+    plan.tile = 16;
+  } else {
     // Anchors in bfloat16 stay in the second-level cache, a panel of candidates in the first.
-    plan.anchor_block = std::clamp<int64_t>(5 * kBlockBytes / (4 * dim) / 32 * 32, 32, 1024);
+    constexpr int64_t kBlockBytes = 1280 * 1024;
+    plan.anchor_block = std::clamp<int64_t>(kBlockBytes / (2 * dim) / 32 * 32, 32, 1024);
     plan.tile = 32;
   }
   plan.blocks = ceil_div(anchors, plan.anchor_block);

@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace tla::cpu::amx {
@@ -11,119 +11,303 @@ namespace {
 
 constexpr int64_t kTile = 16 * 32;  // elements of one tile: 16 rows of 64 bytes
 
-// 32 columns of a row as bfloat16, of which the first `n` are there; what rounding took away goes, squared, into
-// `lost`.
-__m512i round_row(const float* x, int64_t n, __m512& lost) {
-  const __mmask16 below = n >= 16 ? 0xffff : (1u << n) - 1;
-  const __mmask16 above = n >= 32 ? 0xffff : n > 16 ? (1u << (n - 16)) - 1 : 0;
-  const __m512 low = _mm512_maskz_loadu_ps(below, x), high = _mm512_maskz_loadu_ps(above, x + 16);
-  const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-  const auto widen = [](__m256i half) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-  };
-  const __m512 r_low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(rounded)));
-  const __m512 r_high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64(rounded, 1)));
-  lost = _mm512_fmadd_ps(r_low, r_low, _mm512_fmadd_ps(r_high, r_high, lost));
-  return rounded;
+__m512 widen(__m256i bfloat16) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bfloat16), 16)); }
+
+// 16 elements from `at` on, zeros where `mask` has none.
+template <Type kType>
+__m512 load(const char* row, int64_t at, __mmask16 mask) {
+  if constexpr (kType == Type::kFloat32) {
+    return _mm512_maskz_loadu_ps(mask, row + 4 * at);
+  } else {
+    const __m256i half = _mm256_maskz_loadu_epi16(mask, row + 2 * at);
+    return kType == Type::kBFloat16 ? widen(half) : _mm512_cvtph_ps(half);
+  }
 }
 
-}  // namespace
+// Packs a panel 32 columns at a time, so that the work can stand between multiplications; the next row's norm is added
+// up at the same time, which also fetches it.
+template <Type kType>
+class Packer {
+ public:
+  Packer(const Rows& rows, const Center& center, Facts& facts) : rows_(rows), center_(center), facts_(facts) {
+    for (int64_t k = 0; k < rows.d; k += 32) add_square(data(0), k);
+    begin_row();
+  }
+
+  // `store` puts 32 rounded columns away.
+  template <class Store>
+  [[gnu::always_inline]] void step(const Store& store) {
+    if (row_ >= kPanel) return;
+    if (row_ < rows_.count) {
+      round(store);
+    } else {
+      store(_mm512_setzero_si512(), row_, column_);
+    }
+    column_ += 32;
+    if (column_ >= rows_.d) end_row();
+  }
+  bool done() const { return row_ >= kPanel; }
+
+ private:
+  const char* data(int64_t row) const { return rows_.data + row * rows_.stride; }
+
+  static __mmask16 mask(int64_t left) { return left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
+
+  [[gnu::always_inline]] void add_square(const char* row, int64_t k) {
+    const __m512 low = load<kType>(row, k, mask(rows_.d - k));
+    const __m512 high = load<kType>(row, k + 16, mask(rows_.d - k - 16));
+    square_[0] = _mm512_fmadd_ps(low, low, square_[0]);
+    square_[1] = _mm512_fmadd_ps(high, high, square_[1]);
+  }
+
+  template <class Store>
+  [[gnu::always_inline]] void round(const Store& store) {
+    const int64_t k = column_;
+    const char* row = data(row_);
+    const __m512 mean_low = _mm512_loadu_ps(center_.mean + k), mean_high = _mm512_loadu_ps(center_.mean + k + 16);
+    const __m512 low = _mm512_fmsub_ps(load<kType>(row, k, mask(rows_.d - k)), scale_, mean_low);
+    const __m512 high = _mm512_fmsub_ps(load<kType>(row, k + 16, mask(rows_.d - k - 16)), scale_, mean_high);
+    const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    store(rounded, row_, k);
+    const __m512 lost_low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(rounded)));
+    const __m512 lost_high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64(rounded, 1)));
+    size_ = _mm512_fmadd_ps(low, low, _mm512_fmadd_ps(high, high, size_));
+    lost_ = _mm512_fmadd_ps(lost_low, lost_low, _mm512_fmadd_ps(lost_high, lost_high, lost_));
+    along_ = _mm512_fmadd_ps(low, mean_low, _mm512_fmadd_ps(high, mean_high, along_));
+    if (row_ + 1 < rows_.count) add_square(data(row_ + 1), k);
+    if (row_ + 3 < rows_.count) {
+      const char* later = data(row_ + 3) + size_of(kType) * k;
+      _mm_prefetch(later, _MM_HINT_T0);
+      if constexpr (kType == Type::kFloat32) _mm_prefetch(later + 64, _MM_HINT_T0);
+    }
+  }
+
+  void begin_row() {
+    column_ = 0;
+    if (row_ >= rows_.count) return;
+    const float square = _mm512_reduce_add_ps(_mm512_add_ps(square_[0], square_[1]));
+    facts_.square[row_] = square;
+    // A vector without a direction has none here, either.
+    scale_ = _mm512_set1_ps(!center_.unit ? 1 : square < 1e-24f ? 0 : 1 / std::sqrt(square));
+    square_[0] = square_[1] = size_ = lost_ = along_ = _mm512_setzero_ps();
+  }
+
+  void end_row() {
+    if (row_ < rows_.count) {
+      facts_.size[row_] = _mm512_reduce_add_ps(size_);
+      facts_.lost[row_] = _mm512_reduce_add_ps(lost_);
+      facts_.along[row_] = _mm512_reduce_add_ps(along_);
+    }
+    ++row_;
+    begin_row();
+  }
+
+  const Rows rows_;
+  const Center center_;
+  Facts& facts_;
+  int64_t row_ = 0, column_ = 0;
+  __m512 scale_, square_[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, size_, lost_, along_;
+};
 
 // Panel layout: for each 32 columns two tiles of 16 rows.
-void pack_candidates(const float* rows, int64_t stride, int64_t count, int64_t d, uint16_t* panel, float* residuals) {
-  for (int64_t j = 0; j < kPanel; ++j) {
-    __m512 lost = _mm512_setzero_ps();
-    uint16_t* out = panel + j * 32;
-    for (int64_t k = 0; k < d; k += 32, out += 2 * kTile)
-      _mm512_store_si512(out, j < count ? round_row(rows + j * stride + k, std::min<int64_t>(32, d - k), lost)
-                                        : _mm512_setzero_si512());
-    residuals[j] = _mm512_reduce_add_ps(lost);
+uint16_t* tile_of(uint16_t* panel, int64_t row, int64_t column) { return panel + (column / 32 * 2 + row / 16) * kTile; }
+
+struct StoreRow {
+  uint16_t* panel;
+  void operator()(__m512i columns, int64_t row, int64_t column) const {
+    _mm512_store_si512(tile_of(panel, row, column) + row % 16 * 32, columns);
   }
+};
+
+struct StorePairs {
+  uint16_t* panel;
+  void operator()(__m512i columns, int64_t row, int64_t column) const {
+    alignas(64) uint32_t pairs[16];
+    _mm512_store_si512(pairs, columns);
+    uint16_t* tile = tile_of(panel, row, column) + row % 16 * 2;
+    for (int64_t p = 0; p < 16; ++p) std::memcpy(tile + p * 32, &pairs[p], 4);
+  }
+};
+
+template <class Store>
+void pack(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts) {
+  const auto run = [&](auto packer) {
+    while (!packer.done()) packer.step(Store{panel});
+  };
+  if (rows.type == Type::kFloat32)
+    run(Packer<Type::kFloat32>(rows, center, facts));
+  else if (rows.type == Type::kBFloat16)
+    run(Packer<Type::kBFloat16>(rows, center, facts));
+  else
+    run(Packer<Type::kFloat16>(rows, center, facts));
 }
 
-void pack_anchors(const float* rows, int64_t stride, int64_t count, int64_t d, uint16_t* panel, float* residuals) {
-  for (int64_t i = 0; i < kPanel; ++i) {
-    __m512 lost = _mm512_setzero_ps();
-    uint16_t* tile = panel + i / 16 * kTile;
-    for (int64_t k = 0; k < d; k += 32, tile += 2 * kTile) {
-      alignas(64) uint32_t pairs[16] = {};
-      if (i < count) _mm512_store_si512(pairs, round_row(rows + i * stride + k, std::min<int64_t>(32, d - k), lost));
-      for (int64_t p = 0; p < 16; ++p) std::memcpy(tile + p * 32 + i % 16 * 2, &pairs[p], 4);
+struct NoPacker {
+  template <class Store>
+  void step(const Store&) {}
+  bool done() const { return true; }
+};
+
+// This thread's tiles, for as long as it lives.
+class Session {
+ public:
+  Session() {
+    struct alignas(64) Config {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t rows[16] = {};
+    } config;
+    for (int t = 0; t < 8; ++t) config.bytes[t] = 64, config.rows[t] = 16;
+    // The compiler does not know that tile loads read memory.
+    asm volatile("" ::: "memory");
+    _tile_loadconfig(&config);
+  }
+  ~Session() { _tile_release(); }
+};
+
+// The scan of a panel's scores, a candidate at a time, so that the work can stand between multiplications.
+template <bool kLimited>
+class Scanner {
+ public:
+  Scanner(const Anchors& a, const Candidates& c, int64_t panel, const float* scores)
+      : c_(c),
+        scores_(scores),
+        first_(panel * kPanel),
+        equal_(a.equal[panel]),
+        alive_(a.alive[panel]),
+        keep_(_mm512_set1_epi32(static_cast<int>(a.keep))),
+        flip_(_mm512_set1_epi32(static_cast<int>(a.flip))) {
+    for (int h = 0; h < 2; ++h) {
+      const int64_t i = first_ + 16 * h;
+      offset_[h] = _mm512_loadu_ps(a.offset + i);
+      code_[h] = _mm512_loadu_si512(a.code + i);
+      const __m512 by_size = _mm512_fmadd_ps(_mm512_loadu_ps(a.size + i), _mm512_set1_ps(c.by_size),
+                                             _mm512_add_ps(_mm512_loadu_ps(a.own + i), _mm512_set1_ps(c.rest)));
+      const __m512 error = _mm512_fmadd_ps(_mm512_loadu_ps(a.lost + i), _mm512_set1_ps(c.by_lost), by_size);
+      low_[h] = _mm512_sub_ps(_mm512_loadu_ps(a.best + i), error);
+      if constexpr (kLimited) high_[h] = _mm512_add_ps(_mm512_loadu_ps(a.limit + i), error);
     }
-    residuals[i] = _mm512_reduce_add_ps(lost);
   }
-}
 
-Session::Session() {
-  struct alignas(64) Config {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {};
-    uint8_t rows[16] = {};
-  } config;
-  for (int t = 0; t < 8; ++t) config.bytes[t] = 64, config.rows[t] = 16;
-  asm volatile("" ::: "memory");
-  _tile_loadconfig(&config);
-}
+  [[gnu::always_inline]] void step() {
+    if (candidate_ >= kPanel) return;
+    const __m512 offset = _mm512_set1_ps(c_.offset[candidate_]);
+    const __m512i code = _mm512_set1_epi32(c_.code[candidate_]);
+    __mmask16 hit[2], same[2];
+    for (int h = 0; h < 2; ++h) {
+      const __m512 sum =
+          _mm512_add_ps(_mm512_load_ps(scores_ + candidate_ * kPanel + 16 * h), _mm512_add_ps(offset_[h], offset));
+      const __m512 score = _mm512_castsi512_ps(
+          _mm512_ternarylogic_epi32(_mm512_castps_si512(sum), keep_, flip_, 0x6a));  // (sum & keep) ^ flip
+      same[h] = _mm512_cmpeq_epi32_mask(code_[h], code);
+      hit[h] = _mm512_cmp_ps_mask(score, low_[h], _CMP_NLT_UQ);
+      if constexpr (kLimited) hit[h] = _mm512_mask_cmp_ps_mask(hit[h], score, high_[h], _CMP_NGT_UQ);
+    }
+    const uint32_t hits = _mm512_kunpackw(hit[1], hit[0]), equal = _mm512_kunpackw(same[1], same[0]);
+    masks_[candidate_] = hits & ~(equal ^ equal_);
+    any_ |= masks_[candidate_];
+    ++candidate_;
+  }
 
-Session::~Session() { _tile_release(); }
+  int64_t finish(const Anchors& a, Hit* hits) {
+    while (candidate_ < kPanel) step();
+    if ((any_ & alive_) == 0) return 0;
+    int64_t found = 0;
+    for (int64_t j = 0; j < kPanel; ++j)
+      for (uint32_t mask = masks_[j] & alive_; mask != 0; mask &= mask - 1) {
+        const int i = __builtin_ctz(mask);
+        const float sum = scores_[j * kPanel + i] + (a.offset[first_ + i] + c_.offset[j]);
+        uint32_t bits;
+        std::memcpy(&bits, &sum, 4);
+        bits = (bits & a.keep) ^ a.flip;
+        Hit& hit = hits[found++];
+        std::memcpy(&hit.score, &bits, 4);
+        hit.anchor = static_cast<int16_t>(first_ + i);
+        hit.candidate = static_cast<int16_t>(j);
+      }
+    return found;
+  }
 
-void multiply(const uint16_t* candidates, const uint16_t* anchors, int64_t panels, int64_t d, float* scores,
-              int64_t ld) {
-  // The compiler does not know that tile loads read memory.
-  asm volatile("" ::: "memory");
-  const int64_t steps = (d + 31) / 32;
-  for (int64_t panel = 0; panel < panels; ++panel) {
-    const uint16_t *c = candidates, *a = anchors + panel * steps * 2 * kTile;
+ private:
+  const Candidates& c_;
+  const float* scores_;
+  const int64_t first_;
+  const uint32_t equal_, alive_;
+  const __m512i keep_, flip_;
+  __m512 offset_[2], low_[2], high_[2];
+  __m512i code_[2];
+  int64_t candidate_ = 0;
+  uint32_t any_ = 0, masks_[kPanel];
+};
+
+template <bool kLimited, class P>
+int64_t scan_panels(const Anchors& a, const Candidates& c, P& packer, StoreRow store, float* scratch, Hit* hits) {
+  const int64_t steps = padded(a.d) / 32, scans = (kPanel + steps - 1) / steps,
+                packs = (kPanel + a.panels - 1) / a.panels;
+  const Session session;
+  int64_t found = 0;
+  // The unit multiplies a panel while the scores of the one before are scanned.
+  const auto multiply = [&](int64_t panel, float* scores, const auto& between) __attribute__((always_inline)) {
+    const uint16_t *left = c.rows, *right = a.rows + panel * steps * 2 * kTile;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t k = 0; k < steps; ++k, c += 2 * kTile, a += 2 * kTile) {
-      _tile_loadd(4, c, 64);
-      _tile_loadd(6, a, 64);
-      _tile_loadd(7, a + kTile, 64);
+    for (int64_t k = 0; k < steps; ++k, left += 2 * kTile, right += 2 * kTile) {
+      // Anchors come from the second-level cache, past the first, which candidates fill.
+      _tile_stream_loadd(6, right, 64);
+      _tile_loadd(4, left, 64);
+      _tile_stream_loadd(7, right + kTile, 64);
+      _tile_loadd(5, left + kTile, 64);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_loadd(5, c + kTile, 64);
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
+      for (int64_t n = 0; n < packs; ++n) packer.step(store);
+      between();
     }
-    float* out = scores + panel * kPanel;
-    _tile_stored(0, out, ld * 4);
-    _tile_stored(1, out + 16, ld * 4);
-    _tile_stored(2, out + 16 * ld, ld * 4);
-    _tile_stored(3, out + 16 * ld + 16, ld * 4);
+    _tile_stored(0, scores, 4 * kPanel);
+    _tile_stored(1, scores + 16, 4 * kPanel);
+    _tile_stored(2, scores + 16 * kPanel, 4 * kPanel);
+    _tile_stored(3, scores + 16 * kPanel + 16, 4 * kPanel);
+    asm volatile("" ::: "memory");
+  };
+  const auto half = [&](int64_t panel) { return scratch + panel % 2 * kPanel * kPanel; };
+  multiply(0, half(0), [] {});
+  for (int64_t panel = 0; panel < a.panels; ++panel) {
+    Scanner<kLimited> scanner(a, c, panel, half(panel));
+    if (panel + 1 < a.panels)
+      multiply(panel + 1, half(panel + 1), [&]() __attribute__((always_inline)) {
+        for (int64_t n = 0; n < scans; ++n) scanner.step();
+      });
+    found += scanner.finish(a, hits + found);
   }
-  asm volatile("" ::: "memory");
+  while (!packer.done()) packer.step(store);
+  return found;
 }
 
-int64_t scan(const Limits& limits, const float* s, int64_t n, float offset, float weight, float error, float below,
-             int32_t code, bool absolute, int32_t* hits) {
-  const __m512 o = _mm512_set1_ps(offset), w = _mm512_set1_ps(weight), e = _mm512_set1_ps(error);
-  const __m512 under = _mm512_set1_ps(below);
-  const __m512 sign = _mm512_castsi512_ps(_mm512_set1_epi32(absolute ? 0x7fffffff : -1));
-  const __m512i wanted = _mm512_set1_epi32(code);
-  int64_t found = 0;
-  for (int64_t i = 0; i < n; i += 16) {
-    const __m512 score = _mm512_fmadd_ps(w, _mm512_and_ps(_mm512_loadu_ps(s + i), sign), o);
-    const __m512 scale = _mm512_loadu_ps(limits.scale + i);
-    const __m512 high = _mm512_fmadd_ps(e, scale, _mm512_loadu_ps(limits.high + i));
-    // Negated, so that a NaN passes.
-    const __mmask16 not_above = ~_mm512_cmp_ps_mask(score, high, _CMP_GT_OQ);
-    const __m512 low = _mm512_sub_ps(_mm512_fnmadd_ps(e, scale, _mm512_loadu_ps(limits.low + i)), under);
-    const __mmask16 not_below = ~_mm512_cmp_ps_mask(score, low, _CMP_LT_OQ);
-    const __mmask16 same = _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(limits.code + i), wanted);
-    const __mmask16 equal = _mm512_movepi32_mask(_mm512_loadu_si512(limits.equal + i));
-    __mmask16 hit = not_above & not_below & ~(same ^ equal);
-    if (hit == 0) continue;
-    if (i + 16 > n) hit &= (1u << (n - i)) - 1;
-    _mm512_mask_compressstoreu_epi32(
-        hits + found, hit,
-        _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(i)),
-                         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)));
-    found += __builtin_popcount(hit);
-  }
-  return found;
+template <class P>
+int64_t scan_with(const Anchors& a, const Candidates& c, P packer, uint16_t* panel, float* scratch, Hit* hits) {
+  return a.limit ? scan_panels<true>(a, c, packer, StoreRow{panel}, scratch, hits)
+                 : scan_panels<false>(a, c, packer, StoreRow{panel}, scratch, hits);
+}
+
+}  // namespace
+
+void pack_candidates(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts) {
+  pack<StoreRow>(rows, center, panel, facts);
+}
+
+void pack_anchors(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts) {
+  pack<StorePairs>(rows, center, panel, facts);
+}
+
+int64_t scan(const Anchors& anchors, const Candidates& candidates, const Next* next, float* scratch, Hit* hits) {
+  if (!next) return scan_with(anchors, candidates, NoPacker{}, nullptr, scratch, hits);
+  const auto with = [&](auto packer) { return scan_with(anchors, candidates, packer, next->panel, scratch, hits); };
+  if (next->rows.type == Type::kFloat32) return with(Packer<Type::kFloat32>(next->rows, next->center, *next->facts));
+  if (next->rows.type == Type::kBFloat16) return with(Packer<Type::kBFloat16>(next->rows, next->center, *next->facts));
+  return with(Packer<Type::kFloat16>(next->rows, next->center, *next->facts));
 }
 
 }  // namespace tla::cpu::amx

@@ -1,43 +1,85 @@
-// bfloat16 products on the AMX matrix unit, and the scan of their scores: a screen, which decides nothing. With |r| the
-// norm of what rounding took from a row, a product is wrong by at most |a| |r_c| + |r_a| |c| + |r_a| |r_c|
-// (Cauchy-Schwarz) beside the additions' own rounding; packing measures |r|. Only where `amx_in_use()` (row_kernels.h).
+// A screen of bfloat16 products on the AMX matrix unit: it decides nothing, it rules candidates out. docs/exactness.md
+// has the bounds. Rows (for the cosines: their directions) are packed less a center, which takes away what all of them
+// have in common, and what rounding takes from them is measured. Only where `amx_in_use()` (row_kernels.h).
 #pragma once
 
 #include <cstdint>
+
+#include "../common/options.h"
 
 namespace tla::cpu::amx {
 
 inline constexpr int64_t kPanel = 32;  // rows of either side that are multiplied at a time
 
-// Elements a packed panel takes.
-inline int64_t panel_size(int64_t d) { return (d + 31) / 32 * 32 * kPanel; }
+inline constexpr int64_t padded(int64_t d) { return (d + 31) / 32 * 32; }
 
-// Round `count` <= kPanel rows to a panel; rows and columns beyond the end are zeros. Anchors are laid out in pairs of
-// columns, one anchor a lane, so that scores come out with anchors side by side. `residuals` gets the rows' |r|^2.
-void pack_candidates(const float* rows, int64_t stride, int64_t count, int64_t d, uint16_t* panel, float* residuals);
-void pack_anchors(const float* rows, int64_t stride, int64_t count, int64_t d, uint16_t* panel, float* residuals);
-
-// Sets up this thread's tiles for as long as it lives.
-class Session {
- public:
-  Session();
-  ~Session();
-  Session(const Session&) = delete;
+// Rows as they lie in memory: float32, bfloat16 or float16, elements side by side.
+struct Rows {
+  const char* data = nullptr;
+  int64_t stride = 0;  // bytes
+  Type type = Type::kFloat32;
+  int64_t count = 0, d = 0;
 };
 
-// scores[j * ld + i] = <anchor i, candidate j> for a panel of candidates and `panels` panels of anchors.
-void multiply(const uint16_t* candidates, const uint16_t* anchors, int64_t panels, int64_t d, float* scores,
-              int64_t ld);
-
-// Limits of anchors side by side, as in Scan, and by how much each grows with a product's relative error.
-struct Limits {
-  const float *low, *high, *scale;
-  const int32_t *code, *equal;  // equal: -1 or 0
+struct Center {
+  const float* mean;  // padded(d) elements
+  bool unit;          // of directions: rows are divided by their norms first
 };
 
-// The anchors for which a candidate's score, offset + weight * s[i] (|s[i]| where `absolute`), is a hit, in ascending
-// order into `hits`; returns their number. `below` widens the lower limits beside `error` times the anchors' scales.
-int64_t scan(const Limits& limits, const float* s, int64_t n, float offset, float weight, float error, float below,
-             int32_t code, bool absolute, int32_t* hits);
+// What packing found of each row x, which became v = x - center and then v'.
+struct Facts {
+  float square[kPanel];  // |x|^2
+  float size[kPanel];    // |v|^2
+  float lost[kPanel];    // |v - v'|^2
+  float along[kPanel];   // <center, v>
+};
+
+// Elements of a packed panel: kPanel rows, those beyond the end zeros.
+inline int64_t panel_size(int64_t d) { return padded(d) * kPanel; }
+
+// Panels start on cache lines. Anchors are laid out in pairs of columns, one anchor a lane, so that scores come out
+// with anchors side by side.
+void pack_candidates(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts);
+void pack_anchors(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts);
+
+// The next panel of candidates, packed while this one is multiplied.
+struct Next {
+  Rows rows;
+  Center center;
+  uint16_t* panel;
+  Facts* facts;
+};
+
+// A block of anchors, each array as long as its panels. With sum = <v'_a, v'_c> + offset_a + offset_c, a score is sum,
+// or |sum|, or the negative of these: ((sum as bits) & keep) ^ flip. A score is within
+// own + size * by_size + lost * by_lost + rest of the canonical one. A hit is a candidate of the right class with
+// score + error >= best and score - error <= limit (where there are limits); a NaN is one always.
+struct Anchors {
+  int64_t panels, d;
+  const uint16_t* rows;
+  const float *offset, *size, *lost, *own, *best;
+  const float* limit;  // or null
+  const int32_t* code;
+  const uint32_t *equal, *alive;  // a bit an anchor: whether its class counts (or all others do), whether it can be hit
+  uint32_t keep, flip;
+};
+
+struct Candidates {
+  const uint16_t* rows;
+  const float* offset;
+  const int32_t* code;
+  float by_size, by_lost, rest;
+};
+
+struct Hit {
+  float score;
+  int16_t anchor, candidate;
+};
+
+inline constexpr int64_t kScratch = 2 * kPanel * kPanel;  // floats
+
+// Writes the hits, panel of anchors by panel, and returns their number. `next` may be null. `scratch` and panels start
+// on cache lines; `hits` has room for all pairs.
+int64_t scan(const Anchors& anchors, const Candidates& candidates, const Next* next, float* scratch, Hit* hits);
 
 }  // namespace tla::cpu::amx

@@ -6,13 +6,16 @@
 #include <stdexcept>
 
 #include "../common/cpu_features.h"
+#include "tile_kernels.h"
 
 namespace tla::cpu {
 
-#define TLA_DECLARE(isa)                   \
-  namespace isa {                          \
-  extern const RowKernels<float> kFloat;   \
-  extern const RowKernels<double> kDouble; \
+#define TLA_DECLARE(isa)                         \
+  namespace isa {                                \
+  extern const RowKernels<float> kFloat;         \
+  extern const RowKernels<double> kDouble;       \
+  extern const TileKernels<float> kFloatTiles;   \
+  extern const TileKernels<double> kDoubleTiles; \
   }
 TLA_DECLARE(plain)
 #ifdef TLA_HAVE_X86_KERNELS
@@ -27,18 +30,20 @@ struct Choice {
   const char* name;
   const RowKernels<float>* single;
   const RowKernels<double>* twice;
+  const TileKernels<float>* single_tiles;
+  const TileKernels<double>* twice_tiles;
   bool amx = false;
 };
 
 const Choice kChoices[] = {
 #ifdef TLA_HAVE_AMX
-    {"amx", &avx512::kFloat, &avx512::kDouble, true},
+    {"amx", &avx512::kFloat, &avx512::kDouble, &avx512::kFloatTiles, &avx512::kDoubleTiles, true},
 #endif
 #ifdef TLA_HAVE_X86_KERNELS
-    {"avx512", &avx512::kFloat, &avx512::kDouble},
-    {"avx2", &avx2::kFloat, &avx2::kDouble},
+    {"avx512", &avx512::kFloat, &avx512::kDouble, &avx512::kFloatTiles, &avx512::kDoubleTiles},
+    {"avx2", &avx2::kFloat, &avx2::kDouble, &avx2::kFloatTiles, &avx2::kDoubleTiles},
 #endif
-    {"plain", &plain::kFloat, &plain::kDouble},
+    {"plain", &plain::kFloat, &plain::kDouble, &plain::kFloatTiles, &plain::kDoubleTiles},
 };
 
 const Choice* find(const std::string& name) {
@@ -61,6 +66,15 @@ const RowKernels<float>& row_kernels<float>() {
 template <>
 const RowKernels<double>& row_kernels<double>() {
   return *in_use().load(std::memory_order_relaxed)->twice;
+}
+
+template <>
+const TileKernels<float>& tile_kernels<float>() {
+  return *in_use().load(std::memory_order_relaxed)->single_tiles;
+}
+template <>
+const TileKernels<double>& tile_kernels<double>() {
+  return *in_use().load(std::memory_order_relaxed)->twice_tiles;
 }
 
 bool amx_in_use() { return in_use().load(std::memory_order_relaxed)->amx; }

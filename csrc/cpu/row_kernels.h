@@ -1,5 +1,5 @@
-// The small interface between the operators and the vector code: sums over pairs of rows, a scan for candidates worth a
-// closer look, and conversions. One file an instruction set implements it; `row_kernels()` picks one by CPUID.
+// The small interface between the operators and the vector code: sums over pairs of rows, and conversions. One file an
+// instruction set implements it; `row_kernels()` picks one by CPUID.
 #pragma once
 
 #include <cstdint>
@@ -11,20 +11,6 @@ namespace tla::cpu {
 
 enum class Sum { kDot, kSquaredDifference, kMaxDifference };
 
-// What a scan looks for in one row of a tile. The score of candidate j is offset[j] + weight[j] * s[j], with |s[j]|
-// where `absolute`; it is a hit unless score > high or score < low, so that a NaN, in a score or a limit, always is
-// one.
-template <class T>
-struct Scan {
-  const T* offset;
-  const T* weight;
-  const int32_t* codes;
-  T low, high;
-  int32_t code;
-  bool equal;  // candidates whose code equals `code`, or all others; INT32_MIN (an unfilled slot) never is a hit
-  bool absolute;
-};
-
 template <class T>
 struct RowKernels {
   // out[i * ldo + j] = the sum over d of row i of a and row j of c. A pair's sum has one fixed order of additions: its
@@ -33,16 +19,12 @@ struct RowKernels {
                 int64_t ldo);
   // out[j] = the sum of the squares of row j, with the bits that `pairs` gives for the row against itself.
   void (*squares)(const T* c, int64_t ldc, int64_t nc, int64_t d, T* out);
-  // The first hit in s[from, n), or n.
-  int64_t (*next_hit)(const Scan<T>& scan, const T* s, int64_t from, int64_t n);
   // dst[k] = src[k * stride] for k < n.
   void (*load)(const void* src, Type type, int64_t stride, int64_t n, T* dst);
   // y += alpha * x
   void (*axpy)(T alpha, const T* x, int64_t n, T* y);
   // y += alpha * (x1 - x2)
   void (*axpy_difference)(T alpha, const T* x1, const T* x2, int64_t n, T* y);
-  // Whether `pairs` runs at the speed of a matrix product.
-  bool wide;
 };
 
 template <class T>

@@ -3,4 +3,7 @@
 #define TLA_VECTOR_BYTES 32
 #define TLA_TILE_ROWS 2
 #define TLA_TILE_COLUMNS 2
+#define TLA_PANEL_ROWS 6
+#define TLA_PANEL_COLUMNS 2
 #include "row_kernels_impl.h"
+#include "tile_kernels_impl.h"

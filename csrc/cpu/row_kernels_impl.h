@@ -226,38 +226,6 @@ void pairs(Sum sum, const T* a, int64_t lda, int64_t na, const T* c, int64_t ldc
     pairs_of<T, MaxDifference>(a, lda, na, c, ldc, nc, d, out, ldo);
 }
 
-template <class T, bool kAbsolute>
-int is_hit(const Scan<T>& scan, const T* s, int64_t j) {
-  const T x = kAbsolute ? std::fabs(s[j]) : s[j];
-  const T score = scan.offset[j] + scan.weight[j] * x;
-  return !(score > scan.high) & !(score < scan.low) & ((scan.codes[j] == scan.code) == scan.equal) &
-         (scan.codes[j] != INT32_MIN);
-}
-
-template <class T, bool kAbsolute>
-int64_t next_hit_of(const Scan<T> scan, const T* s, int64_t from, int64_t n) {
-  constexpr int kChunk = 64;
-  int64_t j = from;
-  while (j < n) {
-    const int64_t end = j + kChunk < n ? j + kChunk : n;
-    int any = 0;
-    if (end - j == kChunk)
-      for (int k = 0; k < kChunk; ++k) any |= is_hit<T, kAbsolute>(scan, s, j + k);
-    else
-      any = 1;
-    if (any)
-      for (; j < end; ++j)
-        if (is_hit<T, kAbsolute>(scan, s, j)) return j;
-    j = end;
-  }
-  return n;
-}
-
-template <class T>
-int64_t next_hit(const Scan<T>& scan, const T* s, int64_t from, int64_t n) {
-  return scan.absolute ? next_hit_of<T, true>(scan, s, from, n) : next_hit_of<T, false>(scan, s, from, n);
-}
-
 inline float from_bfloat16(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
   float f;
@@ -344,9 +312,8 @@ void axpy_difference(T alpha, const T* x1, const T* x2, int64_t n, T* y) {
 
 extern const RowKernels<float> kFloat;
 extern const RowKernels<double> kDouble;
-const RowKernels<float> kFloat = {pairs<float>, squares<float>,         next_hit<float>,       load<float>,
-                                  axpy<float>,  axpy_difference<float>, TLA_VECTOR_BYTES == 64};
-const RowKernels<double> kDouble = {pairs<double>, squares<double>,         next_hit<double>,      load<double>,
-                                    axpy<double>,  axpy_difference<double>, TLA_VECTOR_BYTES == 64};
+const RowKernels<float> kFloat = {pairs<float>, squares<float>, load<float>, axpy<float>, axpy_difference<float>};
+const RowKernels<double> kDouble = {pairs<double>, squares<double>, load<double>, axpy<double>,
+                                    axpy_difference<double>};
 
 }  // namespace tla::cpu::TLA_ISA

@@ -1,48 +1,24 @@
 #include "search.h"
 
-#include "search_amx.h"
-#include "search_state.h"
+#include <optional>
+
+#include "search_screened.h"
+#include "search_tiles.h"
 
 namespace tla::cpu {
 namespace {
 
-// Queries [first, first + count) against candidates [begin, end), improving the picks in `out`.
+// The search of a task by the AMX unit; what it leaves goes on with tiles, in blocks of their own size.
 template <class T>
-void task(const Search<T>& search, const SearchPlan& plan, int64_t first, int64_t count, int64_t begin, int64_t end,
-          Pick<T>* out) {
-  const int64_t d = search.anchor.cols;
-  Product<T> product = plan.kind == SearchPlan::kProduct ? Product<T>::of_blas(d) : Product<T>::of_sums();
-  std::vector<T> buffer;
-  const Block<T> block = search.gather_anchors(first, count, buffer);
-  std::vector<Row<T>> rows = search.make_rows(block, first, count, product, out);
-  Tile<T> tile(plan);
-  for (int64_t c = begin; c < end; c += plan.tile) {
-    const int64_t n = std::min(plan.tile, end - c);
-    tile.load(search.metric, search.candidates, c, n, search.farthest, product);
-    product.run(search.metric, block, count, tile.rows, n, d, tile.sums.data(), plan.tile);
-    int64_t hits = 0;
-    for (int64_t i = 0; i < count; ++i)
-      hits += search.scan(rows[i], tile, product, tile.sums.data() + i * plan.tile, c, n);
-    // Where candidates crowd within the bound (copies, collapsed features), sums that need no second look are faster.
-    if (product.screens && c > begin && hits > count * n / 16) {
-      product = Product<T>::of_sums();
-      for (Row<T>& row : rows) row.set_limits(search.metric, product);
-    }
-  }
-  for (int64_t i = 0; i < count; ++i) out[i] = rows[i].best;
-}
-
-// The same by the AMX unit; what it leaves goes on with products in float32, in blocks of their own size.
-template <class T>
-void screened_task(const Search<T>& search, const SearchPlan& plan, int64_t first, int64_t count, int64_t begin,
+void screened_task(const Search<T>& search, const Center& center, int64_t first, int64_t count, int64_t begin,
                    int64_t end, Pick<T>* out) {
-  int64_t stopped = begin;
-  if constexpr (sizeof(T) == 4) stopped = amx_task(search, plan, first, count, begin, end, out);
+  ScreenTask<T> task(search, center, first, count, out);
+  const int64_t stopped = task.run(begin, end);
+  task.write(out);
   if (stopped == end) return;
-  const SearchPlan rest = plan_search(count, end - stopped, search.anchor.cols, sizeof(T), 1, true,
-                                      {.wide = row_kernels<T>().wide, .amx = false});
+  const SearchPlan rest = plan_search(count, end - stopped, search.dim(), sizeof(T), 1, {.screen = false});
   for (int64_t i = 0; i < count; i += rest.anchor_block)
-    task(search, rest, first + i, std::min(rest.anchor_block, count - i), stopped, end, out + i);
+    tile_task(search, rest, first + i, std::min(rest.anchor_block, count - i), stopped, end, out + i);
 }
 
 }  // namespace
@@ -51,18 +27,28 @@ template <class T>
 std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& candidates,
                             const std::vector<int32_t>& codes, const std::vector<Query>& queries, bool farthest) {
   const int64_t b = queries.size(), m = candidates.rows;
-  const SearchPlan plan =
-      plan_search(b, m, anchor.cols, sizeof(T), torch::stable::get_num_threads(), metric != Metric::kChebyshev,
-                  {.wide = row_kernels<T>().wide, .amx = sizeof(T) == 4 && amx_in_use()});
+  const SearchPlan plan = plan_search(b, m, anchor.cols, sizeof(T), torch::stable::get_num_threads(),
+                                      {.screen = metric != Metric::kChebyshev && amx_in_use()});
   const Search<T> search{metric, anchor, candidates, codes, queries, farthest};
-  const auto run = plan.kind == SearchPlan::kAmx ? screened_task<T> : task<T>;
+#ifdef TLA_HAVE_AMX
+  std::optional<Center> center;
+  if (plan.kind == SearchPlan::kAmx) center.emplace(candidates, codes, metric);
+#endif
   std::vector<Pick<T>> picks(b * plan.splits);
   const int64_t tasks = plan.blocks * plan.splits;
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t from, int64_t to) {
     for (int64_t t = from; t < to; ++t) {
       const int64_t split = t / plan.blocks, first = t % plan.blocks * plan.anchor_block;
       const int64_t begin = split * plan.split_size, end = std::min(m, begin + plan.split_size);
-      run(search, plan, first, std::min(plan.anchor_block, b - first), begin, end, picks.data() + split * b + first);
+      const int64_t count = std::min(plan.anchor_block, b - first);
+      Pick<T>* const out = picks.data() + split * b + first;
+#ifdef TLA_HAVE_AMX
+      if (center) {
+        screened_task(search, *center, first, count, begin, end, out);
+        continue;
+      }
+#endif
+      tile_task(search, plan, first, count, begin, end, out);
     }
   });
   for (int64_t split = 1; split < plan.splits; ++split)

@@ -1,0 +1,403 @@
+// The search with the AMX unit as its screen: what it cannot rule out is looked at a second time, by the sums that
+// decide. docs/exactness.md derives the bounds.
+#pragma once
+
+#include "amx.h"
+#include "search_state.h"
+
+namespace tla::cpu {
+
+#ifdef TLA_HAVE_AMX
+
+// Rows of any type and strides as the packing reads them: in place, or converted to float32.
+class PackedRows {
+ public:
+  explicit PackedRows(const Matrix& m) : m_(m) {
+    in_place_ = m.type != Type::kFloat64 && (m.col_stride == 1 || m.cols == 1);
+  }
+
+  template <class RowOf>
+  amx::Rows gathered(int64_t count, const RowOf& row_of) {
+    const Block<float> block = gather(m_, count, buffer_, row_of);
+    return {reinterpret_cast<const char*>(block.data), block.stride * 4, Type::kFloat32, count, m_.cols};
+  }
+  amx::Rows consecutive(int64_t first, int64_t count) {
+    if (!in_place_) return gathered(count, [first](int64_t i) { return first + i; });
+    const int64_t size = size_of(m_.type);
+    return {m_.data + first * m_.row_stride * size, m_.row_stride * size, m_.type, count, m_.cols};
+  }
+
+ private:
+  const Matrix& m_;
+  bool in_place_;
+  std::vector<float> buffer_;
+};
+
+// Bounds in units of |a| |c| (the cosines: of 1), for D columns. u = 2^-24.
+struct ScreenErrors {
+  double product;   // adding up D products of packed rows
+  double distance;  // the canonical distance, norms, centers and offsets
+  double smallest;  // what squares that underflow may hide of a norm
+  double flushed;   // what products that underflow may hide of a sum
+
+  explicit ScreenErrors(int64_t dim) {
+    const double d = dim, u = 0x1p-24;
+    product = (1.25 * d + 64) * u;
+    distance = (0.25 * d + 96) * u;
+    smallest = 1e-18 * std::sqrt(d);
+    flushed = 4e-38 * d;
+  }
+};
+
+// What packing found of a row, as bounds: |v| and |v - v'|, and what is added to the screen's products for it.
+struct RowBounds {
+  float size, lost, offset;
+
+  // A row of which nothing is known has a NaN for its offset: it is always looked at.
+  static RowBounds of(const amx::Facts& f, int64_t i, Metric metric, bool twice, const ScreenErrors& errors) {
+    const double square = f.square[i], size2 = f.size[i];
+    const bool known = is_cosine(metric) ? square < kHugeSquaredNorm<float> && !(square >= 0.5e-24 && square <= 2e-24)
+                                         : size2 < kHugeSquaredNorm<float>;
+    if (!known || !std::isfinite(square)) return {0, 0, std::numeric_limits<float>::quiet_NaN()};
+    // Of float64 the conversion took something, too.
+    const double converted = twice ? 0x1p-24 * (is_cosine(metric) ? 1 : std::sqrt(square)) : 0;
+    return {static_cast<float>(1.002 * std::sqrt(size2) + errors.smallest),
+            static_cast<float>(1.002 * std::sqrt(f.lost[i]) + errors.smallest + converted),
+            is_cosine(metric) ? f.along[i] : -0.5f * f.size[i]};
+  }
+};
+
+// The mean of some candidates, of their directions for the cosines; any would do.
+struct Center {
+  std::vector<float> mean;
+  float square = 0;
+
+  Center(const Matrix& candidates, const std::vector<int32_t>& codes, Metric metric)
+      : mean(amx::padded(candidates.cols)) {
+    constexpr int64_t kMost = 64, kShare = 32;
+    const int64_t m = candidates.rows, d = candidates.cols, count = std::clamp<int64_t>(m / kShare, 1, kMost);
+    std::vector<float> sum(d), scratch(d);
+    double squares = 0;
+    int64_t used = 0;
+    for (int64_t n = 0; n < count; ++n) {
+      const int64_t i = n * (m / count);
+      if (codes[i] == kNeverCode) continue;
+      const float* x = candidates.row(i, scratch.data());
+      const double x2 = squared_norm(x, d), scale = is_cosine(metric) ? 1 / std::sqrt(x2) : 1;
+      if (!(x2 > 2 * kTinySquaredNorm && x2 < kHugeSquaredNorm<float> / kMost)) continue;
+      row_kernels<float>().axpy(static_cast<float>(scale), x, d, sum.data());
+      squares += scale * scale * x2;
+      ++used;
+    }
+    // Rows that have little in common are better off as they are.
+    if (used == 0 || squared_norm(sum.data(), d) < 0.25 * squares * used) return;
+    for (int64_t k = 0; k < d; ++k) mean[k] = sum[k] / static_cast<float>(used);
+    square = static_cast<float>(squared_norm(mean.data(), d));
+  }
+
+  amx::Center view(Metric metric) const { return {mean.data(), is_cosine(metric)}; }
+};
+
+// A block of anchors, packed, with what the scan compares.
+class ScreenedAnchors {
+ public:
+  template <class T>
+  ScreenedAnchors(const Search<T>& search, const Center& center, int64_t first, int64_t count)
+      : errors_(search.dim()), panels_(ceil_div(count, amx::kPanel)), rows_(panels_ * amx::panel_size(search.dim())) {
+    const int64_t n = panels_ * amx::kPanel, d = search.dim();
+    for (std::vector<float>* v : {&offset_, &size_, &lost_, &own_, &limit_}) v->assign(n, 0);
+    best_.assign(n, -std::numeric_limits<float>::infinity());
+    code_.assign(n, 0);
+    equal_.assign(panels_, 0);
+    alive_.assign(panels_, 0);
+    PackedRows rows(search.anchor);
+    for (int64_t p = 0; p < panels_; ++p) {
+      const int64_t at = p * amx::kPanel, here = std::min(amx::kPanel, count - at);
+      amx::Facts facts;
+      amx::pack_anchors(rows.gathered(here, [&](int64_t i) { return search.queries[first + at + i].row; }),
+                        center.view(search.metric), rows_.data() + p * amx::panel_size(d), facts);
+      for (int64_t i = 0; i < here; ++i) set(search, center, first + at + i, at + i, facts, i);
+    }
+  }
+
+  int64_t panels() const { return panels_; }
+
+  amx::Anchors view(bool limited, bool farthest, Metric metric, int64_t d) const {
+    return {panels_,
+            d,
+            rows_.data(),
+            offset_.data(),
+            size_.data(),
+            lost_.data(),
+            own_.data(),
+            best_.data(),
+            limited ? limit_.data() : nullptr,
+            code_.data(),
+            equal_.data(),
+            alive_.data(),
+            metric == Metric::kAngular ? 0x7fffffffu : 0xffffffffu,
+            farthest ? 0x80000000u : 0u};
+  }
+
+  // A bound on the error of anchor i's score with a candidate of the panel.
+  float error(int64_t i, const amx::Candidates& c) const {
+    return own_[i] + c.rest + size_[i] * c.by_size + lost_[i] * c.by_lost;
+  }
+  float limit(int64_t i) const { return limit_[i]; }
+  float best(int64_t i) const { return best_[i]; }
+  void improve(int64_t i, float score) {
+    if (score > best_[i]) best_[i] = score;
+  }
+  void settle(int64_t i) { alive_[i / amx::kPanel] &= ~(1u << i % amx::kPanel); }
+  bool alive(int64_t i) const { return alive_[i / amx::kPanel] >> i % amx::kPanel & 1; }
+
+ private:
+  template <class T>
+  void set(const Search<T>& search, const Center& center, int64_t query, int64_t i, const amx::Facts& facts,
+           int64_t lane) {
+    const Metric metric = search.metric;
+    const RowBounds row = RowBounds::of(facts, lane, metric, search.anchor.type == Type::kFloat64, errors_);
+    const Query& q = search.queries[query];
+    const bool euclidean = metric == Metric::kEuclidean;
+    size_[i] = row.size;
+    lost_[i] = row.lost;
+    // <x, y> = <v, w> + <center, v> + |center|^2 + <center, w>. Euclidean scores are <v, w> - |w|^2 / 2: what they lack
+    // of the distance is the same for all of an anchor's candidates.
+    offset_[i] = !euclidean || std::isnan(row.offset) ? row.offset + center.square : 0;
+    own_[i] = euclidean ? static_cast<float>(errors_.distance * facts.size[lane]) : 0;
+    double limit = std::numeric_limits<double>::infinity();
+    if (std::isfinite(q.above)) {
+      limit = euclidean ? 0.5 * (facts.size[lane] - q.above * q.above) : 1 - q.above;
+      if (!(std::fabs(limit) < kHugeSquaredNorm<float>)) limit = std::numeric_limits<double>::infinity();
+    }
+    limit_[i] = static_cast<float>(limit);
+    code_[i] = q.rule.code;
+    equal_[i / amx::kPanel] |= static_cast<uint32_t>(q.rule.equal) << i % amx::kPanel;
+    alive_[i / amx::kPanel] |= 1u << i % amx::kPanel;
+  }
+
+  const ScreenErrors errors_;
+  const int64_t panels_;
+  const Aligned<uint16_t> rows_;
+  std::vector<float> offset_, size_, lost_, own_, limit_, best_;
+  std::vector<int32_t> code_;
+  std::vector<uint32_t> equal_, alive_;
+};
+
+// Candidates that the screen could not rule out, by anchor, until their turn comes to be looked at.
+class Lists {
+ public:
+  static constexpr int32_t kRoom = 64;
+
+  explicit Lists(int64_t anchors) : entries_(uninitialized<Entry>(anchors * kRoom)), counts_(anchors, 0) {}
+
+  // `upper`: no candidate's canonical score is higher.
+  void add(int64_t anchor, float upper, int64_t candidate) {
+    entries_[anchor * kRoom + counts_[anchor]++] = {upper, static_cast<int32_t>(candidate)};
+  }
+  bool full(int64_t anchor) const { return counts_[anchor] == kRoom; }
+
+  // Forgets what has fallen behind; returns what is left.
+  int32_t compact(int64_t anchor, float best) {
+    Entry* const list = entries_.get() + anchor * kRoom;
+    counts_[anchor] = static_cast<int32_t>(
+        std::remove_if(list, list + counts_[anchor], [&](const Entry& e) { return e.upper < best; }) - list);
+    return counts_[anchor];
+  }
+  // Empties the list into `candidates`; returns their number.
+  int32_t take(int64_t anchor, int64_t* candidates) {
+    const int32_t count = counts_[anchor];
+    for (int32_t n = 0; n < count; ++n) candidates[n] = entries_[anchor * kRoom + n].candidate;
+    counts_[anchor] = 0;
+    return count;
+  }
+
+ private:
+  struct Entry {
+    float upper;
+    int32_t candidate;
+  };
+  std::unique_ptr<Entry[]> entries_;
+  std::vector<int32_t> counts_;
+};
+
+template <class T>
+class ScreenTask {
+ public:
+  ScreenTask(const Search<T>& search, const Center& center, int64_t first, int64_t count, const Pick<T>* picks)
+      : search_(search),
+        errors_(search.dim()),
+        center_(center),
+        limited_(std::any_of(search.queries.begin() + first, search.queries.begin() + first + count,
+                             [](const Query& q) { return std::isfinite(q.above); })),
+        block_(search.gather_anchors(first, count, buffer_)),
+        anchors_(search.make_anchors(block_, first, count, picks)),
+        screened_(search, center, first, count),
+        lists_(count) {}
+
+  // Returns where it stopped: before the end where candidates crowd so close that looking at all of them pays.
+  int64_t run(int64_t begin, int64_t end) {
+    constexpr int64_t kPanel = amx::kPanel, kFirst = 16 * kPanel;
+    const int64_t d = search_.dim(), count = anchors_.size();
+    const Aligned<uint16_t> panels(2 * amx::panel_size(d));
+    const Aligned<float> scratch(amx::kScratch);
+    const std::unique_ptr<amx::Hit[]> hits = uninitialized<amx::Hit>(screened_.panels() * kPanel * kPanel);
+    amx::Facts facts[2];
+    PackedRows rows(search_.candidates);
+    const auto from = [&](int64_t c) {
+      while (c < end && search_.all_never(c, std::min(kPanel, end - c))) c += kPanel;
+      return c;
+    };
+    int64_t c = from(begin), looked_at = 0;
+    uint16_t* panel = panels.data();
+    uint16_t* other = panel + amx::panel_size(d);
+    if (c < end)
+      amx::pack_candidates(rows.consecutive(c, std::min(kPanel, end - c)), center_.view(search_.metric), panel,
+                           facts[0]);
+    while (c < end) {
+      const int64_t n = std::min(kPanel, end - c), after = from(c + kPanel);
+      set_candidates(facts[0], c, n);
+      const amx::Candidates candidates{panel, offset_, code_, by_size_, by_lost_, rest_};
+      const amx::Anchors anchors = screened_.view(limited_, search_.farthest, search_.metric, d);
+      int64_t found;
+      if (after < end) {
+        const amx::Next next{rows.consecutive(after, std::min(kPanel, end - after)), center_.view(search_.metric),
+                             other, &facts[1]};
+        found = amx::scan(anchors, candidates, &next, scratch.data(), hits.get());
+      } else {
+        found = amx::scan(anchors, candidates, nullptr, scratch.data(), hits.get());
+      }
+      // The first panels, which set the limits, say nothing of how close candidates are.
+      const int64_t seen = c - begin;
+      if (seen >= kFirst && found > count * kPanel / 256)
+        looked_at += look_now(candidates, hits.get(), found, c, n);
+      else
+        looked_at += list(candidates, hits.get(), found, c);
+      if (seen == kFirst) looked_at = 0;
+      c = after;
+      std::swap(panel, other);
+      std::swap(facts[0], facts[1]);
+      if (seen > kFirst && looked_at > (seen - kFirst) * count / 5) break;
+    }
+    for (int64_t i = 0; i < count; ++i) flush(i);
+    return std::min(c, end);
+  }
+
+  void write(Pick<T>* out) const {
+    for (const Anchor<T>& a : anchors_) *out++ = a.best;
+  }
+
+ private:
+  void set_candidates(const amx::Facts& facts, int64_t c, int64_t n) {
+    double size = 0, lost = 0;
+    const bool twice = search_.candidates.type == Type::kFloat64;
+    for (int64_t j = 0; j < amx::kPanel; ++j) {
+      code_[j] = kNeverCode;
+      offset_[j] = 0;
+      if (j >= n) continue;
+      const RowBounds row = RowBounds::of(facts, j, search_.metric, twice, errors_);
+      code_[j] = search_.codes[c + j];
+      offset_[j] = row.offset;
+      if (code_[j] == kNeverCode) continue;
+      size = std::max<double>(size, row.size);
+      lost = std::max<double>(lost, row.lost);
+    }
+    const double packed = size + lost;
+    by_size_ = static_cast<float>(1.001 * (lost + errors_.product * packed));
+    by_lost_ = static_cast<float>(1.001 * (1 + errors_.product) * packed);
+    rest_ = static_cast<float>(
+        1.001 * (errors_.distance * (search_.metric == Metric::kEuclidean ? size * size : 1) + errors_.flushed));
+  }
+
+  // Whether a hit still is one, of a candidate that the anchor may pick. Where that is certain, its score counts.
+  bool passes(const amx::Candidates& candidates, const amx::Hit& hit, int64_t c, float& error) {
+    if (!screened_.alive(hit.anchor)) return false;
+    error = screened_.error(hit.anchor, candidates);
+    if (hit.score + error < screened_.best(hit.anchor)) return false;
+    const int64_t candidate = c + hit.candidate;
+    if (!anchors_[hit.anchor].query.rule.allows(candidate, code_[hit.candidate])) return false;
+    if (hit.score + error < screened_.limit(hit.anchor)) screened_.improve(hit.anchor, hit.score - error);
+    return true;
+  }
+
+  int64_t list(const amx::Candidates& candidates, const amx::Hit* hits, int64_t found, int64_t c) {
+    int64_t looked_at = 0;
+    float error;
+    for (int64_t h = 0; h < found; ++h) {
+      const amx::Hit& hit = hits[h];
+      if (!passes(candidates, hit, c, error)) continue;
+      const int64_t i = hit.anchor;
+      if (lists_.full(i) && lists_.compact(i, screened_.best(i)) > Lists::kRoom / 2) looked_at += flush(i);
+      lists_.add(i, hit.score + error, c + hit.candidate);
+    }
+    return looked_at;
+  }
+
+  // Looks at what is listed for anchor i.
+  int64_t flush(int64_t i) {
+    Anchor<T>& a = anchors_[i];
+    lists_.compact(i, screened_.best(i));
+    int64_t candidates[Lists::kRoom];
+    const int64_t n = lists_.take(i, candidates);
+    const Matrix& m = search_.candidates;
+    if (!m.contiguous_rows<T>() && converted_.empty()) converted_.resize(Lists::kRoom * m.cols);
+    const T* rows[Lists::kRoom];
+    for (int64_t k = 0; k < n; ++k) rows[k] = m.row(candidates[k], converted_.data() + k * m.cols);
+    T sums[Lists::kRoom], squares[Lists::kRoom];
+    tile_kernels<T>().look(sum_of(search_.metric), a.x, rows, n, m.cols, sums, squares);
+    for (int64_t k = 0; k < n; ++k)
+      search_.decide(a, candidates[k], sums[k], rows[k], squared_norm_from(squares[k], rows[k], m.cols));
+    if (a.settled()) screened_.settle(i);
+    return n;
+  }
+
+  // Looks at a crowded panel's hits at once, while its rows are near.
+  int64_t look_now(const amx::Candidates& candidates, const amx::Hit* hits, int64_t found, int64_t c, int64_t n) {
+    const int64_t d = search_.dim();
+    const Block<T> block = consecutive(search_.candidates, c, n, rows_);
+    for (auto& of_candidate : by_candidate_) of_candidate.clear();
+    float error;
+    for (int64_t h = 0; h < found; ++h)
+      if (passes(candidates, hits[h], c, error)) by_candidate_[hits[h].candidate].push_back(hits[h].anchor);
+    int64_t looked_at = 0;
+    for (int64_t j = 0; j < n; ++j) {
+      const std::vector<int32_t>& list = by_candidate_[j];
+      if (list.empty()) continue;
+      const T* y = block.row(j);
+      const double y2 = squared_norm(y, d);
+      constexpr int64_t kMost = 64;
+      for (size_t begin = 0; begin < list.size(); begin += kMost) {
+        const int64_t count = std::min<int64_t>(kMost, list.size() - begin);
+        const T* rows[kMost];
+        T sums[kMost], squares[kMost];
+        for (int64_t k = 0; k < count; ++k) rows[k] = anchors_[list[begin + k]].x;
+        tile_kernels<T>().look(sum_of(search_.metric), y, rows, count, d, sums, squares);
+        for (int64_t k = 0; k < count; ++k) {
+          Anchor<T>& a = anchors_[list[begin + k]];
+          search_.decide(a, c + j, sums[k], y, y2);
+          if (a.settled()) screened_.settle(list[begin + k]);
+        }
+        looked_at += count;
+      }
+    }
+    return looked_at;
+  }
+
+  const Search<T>& search_;
+  const ScreenErrors errors_;
+  const Center& center_;
+  const bool limited_;
+  std::vector<T> buffer_, rows_, converted_;
+  const Block<T> block_;
+  std::vector<Anchor<T>> anchors_;
+  ScreenedAnchors screened_;
+  Lists lists_;
+  std::vector<int32_t> by_candidate_[amx::kPanel];
+  // The panel's candidates.
+  float offset_[amx::kPanel], by_size_ = 0, by_lost_ = 0, rest_ = 0;
+  int32_t code_[amx::kPanel];
+};
+
+#endif
+
+}  // namespace tla::cpu

@@ -1,0 +1,220 @@
+// The tile kernels, compiled once an instruction set behind row_kernels_impl.h, whose sums these are: logical vectors
+// of 64 bytes, of which each lane is a chain of fused steps, joined in halves. Here a chain is computed for a tile of
+// pairs at a time, and chains are joined as soon as the halves of their sum are there.
+#include "tile_kernels.h"
+
+namespace tla::cpu::TLA_ISA {
+namespace {
+
+// Chains in the order in which a sum by halves needs them: 0, n/2, n/4, 3n/4, ...
+template <class T>
+constexpr int chain(int order) {
+  int lane = 0;
+  for (int bit = 1; bit < kLanes<T>; bit *= 2) lane = lane * 2 + (order & bit ? 1 : 0);
+  return lane;
+}
+
+template <class T>
+void pack(const T* rows, int64_t stride, int64_t count, int64_t width, int64_t d, T* out) {
+  constexpr int n = kLanes<T>;
+  for (int64_t begin = 0; begin < d; begin += kPiece) {
+    const int64_t steps = (std::min(d - begin, kPiece) + n - 1) / n;
+    for (int64_t r = 0; r < width; ++r)
+      for (int order = 0; order < n; ++order) {
+        const int64_t first = begin + chain<T>(order);
+        T* to = out + order * steps * width + r;
+        for (int64_t t = 0; t < steps; ++t) {
+          const int64_t k = first + t * n;
+          to[t * width] = r < count && k < d ? rows[r * stride + k] : T(0);
+        }
+      }
+    out += steps * n * width;
+  }
+}
+
+// A tile of kRows candidates and kColumns vectors of anchors, of a piece of D.
+template <class T, class Op, int kRows, int kColumns>
+[[gnu::noinline]] void piece_tile(const T* a, const T* c, int64_t steps, bool first, T* out) {
+  using N = typename Native<T>::type;
+  constexpr int n = TLA_VECTOR_BYTES / sizeof(T), depth = sizeof(T) == 4 ? 4 : 3;
+  constexpr int64_t width = kPanelAnchors<T>, ahead = 24;
+  N waiting[depth][kRows][kColumns];
+  for (int order = 0; order < kLanes<T>; ++order) {
+    N acc[kRows][kColumns] = {};
+    const T* pa = a + order * steps * width;
+    const T* pc = c + order * steps * kRows;
+    for (int64_t t = 0; t < steps; ++t, pa += width, pc += kRows) {
+      // Anchors come from the second-level cache, whose own prefetching is too late.
+      __builtin_prefetch(pa + ahead * width);
+      if constexpr (kColumns * TLA_VECTOR_BYTES > 64) __builtin_prefetch(pa + ahead * width + 64 / sizeof(T));
+      N x[kColumns];
+#pragma GCC unroll 8
+      for (int v = 0; v < kColumns; ++v) x[v] = load_native<N>(pa + v * n);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const N y = pc[r] - N{};
+#pragma GCC unroll 8
+        for (int v = 0; v < kColumns; ++v) Op::step(acc[r][v], x[v], y);
+      }
+    }
+    int level = 0;
+    for (int bit = order; bit & 1; bit >>= 1, ++level)
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < kColumns; ++v) {
+          N sum = waiting[level][r][v];
+          Op::join(sum, acc[r][v]);
+          acc[r][v] = sum;
+        }
+    if (order + 1 < kLanes<T>) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < kColumns; ++v) waiting[level][r][v] = acc[r][v];
+      continue;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < kColumns; ++v) {
+        N sum = acc[r][v];
+        T* to = out + r * width + v * n;
+        if (!first) {
+          sum = load_native<N>(to);
+          Op::join(sum, acc[r][v]);
+        }
+        std::memcpy(to, &sum, sizeof(sum));
+      }
+  }
+}
+
+template <class T, class Op>
+void sums_of(const T* a, const T* c, int64_t d, T* out) {
+  constexpr int n = TLA_VECTOR_BYTES / sizeof(T);
+  constexpr int64_t width = kPanelAnchors<T>;
+  for (int64_t k = 0; k < d; k += kPiece) {
+    const int64_t steps = (std::min(d - k, kPiece) + kLanes<T> - 1) / kLanes<T>;
+    for (int64_t v = 0; v < width / n; v += TLA_PANEL_COLUMNS)
+      piece_tile<T, Op, TLA_PANEL_ROWS, TLA_PANEL_COLUMNS>(a + v * n, c, steps, k == 0, out + v * n);
+    a += steps * kLanes<T> * width;
+    c += steps * kLanes<T> * TLA_PANEL_ROWS;
+  }
+}
+
+template <class T>
+void sums(Sum sum, const T* a, const T* c, int64_t d, T* out) {
+  if (sum == Sum::kDot)
+    sums_of<T, Dot>(a, c, d, out);
+  else if (sum == Sum::kSquaredDifference)
+    sums_of<T, SquaredDifference>(a, c, d, out);
+  else
+    sums_of<T, MaxDifference>(a, c, d, out);
+}
+
+template <class T, bool kAbsolute>
+uint32_t hits_of(const TileLimits<T>& limits, const TileCandidates& c, const T* s, int64_t lds, int64_t n,
+                 uint32_t* masks) {
+  constexpr int width = kPanelAnchors<T>;
+  uint32_t all = 0;
+  for (int64_t j = 0; j < n; ++j, s += lds) {
+    const double weight = c.weight[j], square = c.square[j];
+    const int32_t code = c.code[j];
+    int32_t hit[width], any = 0;
+    for (int i = 0; i < width; ++i) {
+      const double score = weight * static_cast<double>(kAbsolute ? std::fabs(s[i]) : s[i]);
+      hit[i] = !(score > limits.high[i]) & !(score < limits.low[i]) & ((limits.code[i] == code) == limits.equal[i]) &
+               !((s[i] == limits.best_sum[i]) & (square == limits.best_square[i]));
+      any |= hit[i];
+    }
+    masks[j] = 0;
+    if (any == 0) continue;
+    for (int i = 0; i < width; ++i) masks[j] |= static_cast<uint32_t>(hit[i]) << i;
+    all |= masks[j];
+  }
+  return all;
+}
+
+template <class T>
+uint32_t hits(const TileLimits<T>& limits, const TileCandidates& candidates, const T* s, int64_t lds, int64_t n,
+              uint32_t* masks) {
+  return limits.absolute ? hits_of<T, true>(limits, candidates, s, lds, n, masks)
+                         : hits_of<T, false>(limits, candidates, s, lds, n, masks);
+}
+
+// Of kRows rows at a time, since a single chain waits for each of its steps.
+template <class T, class Op, int kRows>
+void look_piece(const T* x, const T* const* rows, int64_t begin, int64_t d, T* sums, T* squares) {
+  using N = typename Native<T>::type;
+  constexpr int n = kLanes<T>, step = TLA_VECTOR_BYTES / sizeof(T);
+  N sum[kRows][kParts] = {}, square[kRows][kParts] = {};
+  const auto add = [&](const T* a, const T* const* c, int64_t at) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kParts; ++p) {
+      const N u = load_native<N>(a + p * step);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const N v = load_native<N>(c[r] + at + p * step);
+        Op::step(sum[r][p], u, v);
+        Dot::step(square[r][p], v, v);
+      }
+    }
+  };
+  int64_t k = begin;
+  for (; k + n <= d; k += n) add(x + k, rows, k);
+  if (k < d) {
+    T last[kRows + 1][n] = {};
+    const T* padded[kRows];
+    for (int64_t l = k; l < d; ++l) last[kRows][l - k] = x[l];
+    for (int r = 0; r < kRows; ++r) {
+      padded[r] = last[r];
+      for (int64_t l = k; l < d; ++l) last[r][l - k] = rows[r][l];
+    }
+    add(last[kRows], padded, 0);
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    sums[r] = reduce<T, Op>(sum[r]);
+    squares[r] = reduce<T, Dot>(square[r]);
+  }
+}
+
+template <class T, class Op, int kRows>
+void look_rows(const T* x, const T* const* rows, int64_t d, T* sums, T* squares) {
+  look_piece<T, Op, kRows>(x, rows, 0, std::min(d, kPiece), sums, squares);
+  for (int64_t k = kPiece; k < d; k += kPiece) {
+    T sum[kRows], square[kRows];
+    look_piece<T, Op, kRows>(x, rows, k, std::min(d, k + kPiece), sum, square);
+    for (int r = 0; r < kRows; ++r) {
+      Op::join(sums[r], sum[r]);
+      Dot::join(squares[r], square[r]);
+    }
+  }
+}
+
+template <class T, class Op>
+void look_of(const T* x, const T* const* rows, int64_t n, int64_t d, T* sums, T* squares) {
+  constexpr int kRows = 4;
+  int64_t r = 0;
+  for (; r + kRows <= n; r += kRows) look_rows<T, Op, kRows>(x, rows + r, d, sums + r, squares + r);
+  for (; r < n; ++r) look_rows<T, Op, 1>(x, rows + r, d, sums + r, squares + r);
+}
+
+template <class T>
+void look(Sum sum, const T* x, const T* const* rows, int64_t n, int64_t d, T* sums, T* squares) {
+  if (sum == Sum::kDot)
+    look_of<T, Dot>(x, rows, n, d, sums, squares);
+  else if (sum == Sum::kSquaredDifference)
+    look_of<T, SquaredDifference>(x, rows, n, d, sums, squares);
+  else
+    look_of<T, MaxDifference>(x, rows, n, d, sums, squares);
+}
+
+}  // namespace
+
+extern const TileKernels<float> kFloatTiles;
+extern const TileKernels<double> kDoubleTiles;
+const TileKernels<float> kFloatTiles = {TLA_PANEL_ROWS, pack<float>, sums<float>, hits<float>, look<float>};
+const TileKernels<double> kDoubleTiles = {TLA_PANEL_ROWS, pack<double>, sums<double>, hits<double>, look<double>};
+
+}  // namespace tla::cpu::TLA_ISA
