@@ -24,90 +24,43 @@ __m512 load(const char* row, int64_t at, __mmask16 mask) {
   }
 }
 
-// Packs a panel 32 columns at a time, so that the work can stand between multiplications; the next row's norm is added
-// up at the same time, which also fetches it.
+__mmask16 mask(int64_t left) { return left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
+
 template <Type kType>
-class Packer {
- public:
-  Packer(const Rows& rows, const Center& center, Facts& facts) : rows_(rows), center_(center), facts_(facts) {
-    for (int64_t k = 0; k < rows.d; k += 32) add_square(data(0), k);
-    begin_row();
+float square_of(const char* row, int64_t d) {
+  __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
+  for (int64_t k = 0; k < d; k += 32) {
+    const __m512 low = load<kType>(row, k, mask(d - k)), high = load<kType>(row, k + 16, mask(d - k - 16));
+    even = _mm512_fmadd_ps(low, low, even);
+    odd = _mm512_fmadd_ps(high, high, odd);
   }
+  return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+}
 
-  // `store` puts 32 rounded columns away.
-  template <class Store>
-  [[gnu::always_inline]] void step(const Store& store) {
-    if (row_ >= kPanel) return;
-    if (row_ < rows_.count) {
-      round(store);
-    } else {
-      store(_mm512_setzero_si512(), row_, column_);
-    }
-    column_ += 32;
-    if (column_ >= rows_.d) end_row();
-  }
-  bool done() const { return row_ >= kPanel; }
-
- private:
-  const char* data(int64_t row) const { return rows_.data + row * rows_.stride; }
-
-  static __mmask16 mask(int64_t left) { return left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
-
-  [[gnu::always_inline]] void add_square(const char* row, int64_t k) {
-    const __m512 low = load<kType>(row, k, mask(rows_.d - k));
-    const __m512 high = load<kType>(row, k + 16, mask(rows_.d - k - 16));
-    square_[0] = _mm512_fmadd_ps(low, low, square_[0]);
-    square_[1] = _mm512_fmadd_ps(high, high, square_[1]);
-  }
-
-  template <class Store>
-  [[gnu::always_inline]] void round(const Store& store) {
-    const int64_t k = column_;
-    const char* row = data(row_);
-    const __m512 mean_low = _mm512_loadu_ps(center_.mean + k), mean_high = _mm512_loadu_ps(center_.mean + k + 16);
-    const __m512 low = _mm512_fmsub_ps(load<kType>(row, k, mask(rows_.d - k)), scale_, mean_low);
-    const __m512 high = _mm512_fmsub_ps(load<kType>(row, k + 16, mask(rows_.d - k - 16)), scale_, mean_high);
+// `store` puts 32 rounded columns of a row away.
+template <Type kType, class Store>
+void pack_row(const char* row, int64_t d, const Center& center, Facts& facts, int64_t i, const Store& store) {
+  const float square = square_of<kType>(row, d);
+  // A vector without a direction has none here, either.
+  const __m512 scale = _mm512_set1_ps(!center.unit ? 1 : square < 1e-24f ? 0 : 1 / std::sqrt(square));
+  __m512 size = _mm512_setzero_ps(), lost = size, along = size;
+  for (int64_t k = 0; k < d; k += 32) {
+    const __m512 mean_low = _mm512_loadu_ps(center.mean + k), mean_high = _mm512_loadu_ps(center.mean + k + 16);
+    const __m512 low = _mm512_fmsub_ps(load<kType>(row, k, mask(d - k)), scale, mean_low);
+    const __m512 high = _mm512_fmsub_ps(load<kType>(row, k + 16, mask(d - k - 16)), scale, mean_high);
     const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-    store(rounded, row_, k);
+    store(rounded, i, k);
     const __m512 lost_low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(rounded)));
     const __m512 lost_high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64(rounded, 1)));
-    size_ = _mm512_fmadd_ps(low, low, _mm512_fmadd_ps(high, high, size_));
-    lost_ = _mm512_fmadd_ps(lost_low, lost_low, _mm512_fmadd_ps(lost_high, lost_high, lost_));
-    along_ = _mm512_fmadd_ps(low, mean_low, _mm512_fmadd_ps(high, mean_high, along_));
-    if (row_ + 1 < rows_.count) add_square(data(row_ + 1), k);
-    if (row_ + 3 < rows_.count) {
-      const char* later = data(row_ + 3) + size_of(kType) * k;
-      _mm_prefetch(later, _MM_HINT_T0);
-      if constexpr (kType == Type::kFloat32) _mm_prefetch(later + 64, _MM_HINT_T0);
-    }
+    size = _mm512_fmadd_ps(low, low, _mm512_fmadd_ps(high, high, size));
+    lost = _mm512_fmadd_ps(lost_low, lost_low, _mm512_fmadd_ps(lost_high, lost_high, lost));
+    along = _mm512_fmadd_ps(low, mean_low, _mm512_fmadd_ps(high, mean_high, along));
   }
-
-  void begin_row() {
-    column_ = 0;
-    if (row_ >= rows_.count) return;
-    const float square = _mm512_reduce_add_ps(_mm512_add_ps(square_[0], square_[1]));
-    facts_.square[row_] = square;
-    // A vector without a direction has none here, either.
-    scale_ = _mm512_set1_ps(!center_.unit ? 1 : square < 1e-24f ? 0 : 1 / std::sqrt(square));
-    square_[0] = square_[1] = size_ = lost_ = along_ = _mm512_setzero_ps();
-  }
-
-  void end_row() {
-    if (row_ < rows_.count) {
-      facts_.size[row_] = _mm512_reduce_add_ps(size_);
-      facts_.lost[row_] = _mm512_reduce_add_ps(lost_);
-      facts_.along[row_] = _mm512_reduce_add_ps(along_);
-    }
-    ++row_;
-    begin_row();
-  }
-
-  const Rows rows_;
-  const Center center_;
-  Facts& facts_;
-  int64_t row_ = 0, column_ = 0;
-  __m512 scale_, square_[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, size_, lost_, along_;
-};
+  facts.square[i] = square;
+  facts.size[i] = _mm512_reduce_add_ps(size);
+  facts.lost[i] = _mm512_reduce_add_ps(lost);
+  facts.along[i] = _mm512_reduce_add_ps(along);
+}
 
 // Panel layout: for each 32 columns two tiles of 16 rows.
 uint16_t* tile_of(uint16_t* panel, int64_t row, int64_t column) { return panel + (column / 32 * 2 + row / 16) * kTile; }
@@ -129,23 +82,48 @@ struct StorePairs {
   }
 };
 
-template <class Store>
-void pack(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts) {
-  const auto run = [&](auto packer) {
-    while (!packer.done()) packer.step(Store{panel});
-  };
-  if (rows.type == Type::kFloat32)
-    run(Packer<Type::kFloat32>(rows, center, facts));
-  else if (rows.type == Type::kBFloat16)
-    run(Packer<Type::kBFloat16>(rows, center, facts));
-  else
-    run(Packer<Type::kFloat16>(rows, center, facts));
+template <Type kType, class Store>
+void pack_as(const Rows& rows, const Center& center, Facts& facts, const Store& store) {
+  for (int64_t i = 0; i < rows.count; ++i)
+    pack_row<kType>(rows.data + i * rows.stride, rows.d, center, facts, i, store);
+  for (int64_t i = rows.count; i < kPanel; ++i)
+    for (int64_t k = 0; k < rows.d; k += 32) store(_mm512_setzero_si512(), i, k);
 }
 
-struct NoPacker {
-  template <class Store>
-  void step(const Store&) {}
-  bool done() const { return true; }
+template <class Store>
+void pack(const Rows& rows, const Center& center, Facts& facts, const Store& store) {
+  if (rows.type == Type::kFloat32)
+    pack_as<Type::kFloat32>(rows, center, facts, store);
+  else if (rows.type == Type::kBFloat16)
+    pack_as<Type::kBFloat16>(rows, center, facts, store);
+  else
+    pack_as<Type::kFloat16>(rows, center, facts, store);
+}
+
+// Fetches rows that are packed next into the second-level cache, a few lines at a time: the first is full of the panel
+// that is multiplied.
+class Fetch {
+ public:
+  explicit Fetch(const Rows& rows)
+      : rows_(rows), bytes_(rows.d * size_of(rows.type)), row_(rows.data), left_(rows.count) {}
+
+  [[gnu::always_inline]] void step(int64_t lines) {
+    for (int64_t n = 0; n < lines && left_ > 0; ++n) {
+      _mm_prefetch(row_ + at_, _MM_HINT_T1);
+      at_ += 64;
+      if (at_ < bytes_) continue;
+      at_ = 0;
+      row_ += rows_.stride;
+      --left_;
+    }
+  }
+  int64_t lines() const { return rows_.count * ((bytes_ + 63) / 64); }
+
+ private:
+  const Rows& rows_;
+  const int64_t bytes_;
+  const char* row_;
+  int64_t left_, at_ = 0;
 };
 
 // This thread's tiles, for as long as it lives.
@@ -240,10 +218,11 @@ class Scanner {
   uint32_t any_ = 0, masks_[kPanel];
 };
 
-template <bool kLimited, class P>
-int64_t scan_panels(const Anchors& a, const Candidates& c, P& packer, StoreRow store, float* scratch, Hit* hits) {
-  const int64_t steps = padded(a.d) / 32, scans = (kPanel + steps - 1) / steps,
-                packs = (kPanel + a.panels - 1) / a.panels;
+template <bool kLimited>
+int64_t scan_panels(const Anchors& a, const Candidates& c, const Rows& next, float* scratch, Hit* hits) {
+  const int64_t steps = padded(a.d) / 32, scans = (kPanel + steps - 1) / steps;
+  Fetch fetch(next);
+  const int64_t lines = (fetch.lines() + a.panels * steps - 1) / (a.panels * steps);
   const Session session;
   int64_t found = 0;
   // The unit multiplies a panel while the scores of the one before are scanned.
@@ -263,7 +242,7 @@ int64_t scan_panels(const Anchors& a, const Candidates& c, P& packer, StoreRow s
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
-      for (int64_t n = 0; n < packs; ++n) packer.step(store);
+      fetch.step(lines);
       between();
     }
     _tile_stored(0, scores, 4 * kPanel);
@@ -282,32 +261,22 @@ int64_t scan_panels(const Anchors& a, const Candidates& c, P& packer, StoreRow s
       });
     found += scanner.finish(a, hits + found);
   }
-  while (!packer.done()) packer.step(store);
   return found;
-}
-
-template <class P>
-int64_t scan_with(const Anchors& a, const Candidates& c, P packer, uint16_t* panel, float* scratch, Hit* hits) {
-  return a.limit ? scan_panels<true>(a, c, packer, StoreRow{panel}, scratch, hits)
-                 : scan_panels<false>(a, c, packer, StoreRow{panel}, scratch, hits);
 }
 
 }  // namespace
 
 void pack_candidates(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts) {
-  pack<StoreRow>(rows, center, panel, facts);
+  pack(rows, center, facts, StoreRow{panel});
 }
 
 void pack_anchors(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts) {
-  pack<StorePairs>(rows, center, panel, facts);
+  pack(rows, center, facts, StorePairs{panel});
 }
 
-int64_t scan(const Anchors& anchors, const Candidates& candidates, const Next* next, float* scratch, Hit* hits) {
-  if (!next) return scan_with(anchors, candidates, NoPacker{}, nullptr, scratch, hits);
-  const auto with = [&](auto packer) { return scan_with(anchors, candidates, packer, next->panel, scratch, hits); };
-  if (next->rows.type == Type::kFloat32) return with(Packer<Type::kFloat32>(next->rows, next->center, *next->facts));
-  if (next->rows.type == Type::kBFloat16) return with(Packer<Type::kBFloat16>(next->rows, next->center, *next->facts));
-  return with(Packer<Type::kFloat16>(next->rows, next->center, *next->facts));
+int64_t scan(const Anchors& anchors, const Candidates& candidates, const Rows& next, float* scratch, Hit* hits) {
+  return anchors.limit ? scan_panels<true>(anchors, candidates, next, scratch, hits)
+                       : scan_panels<false>(anchors, candidates, next, scratch, hits);
 }
 
 }  // namespace tla::cpu::amx

@@ -42,14 +42,6 @@ inline int64_t panel_size(int64_t d) { return padded(d) * kPanel; }
 void pack_candidates(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts);
 void pack_anchors(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts);
 
-// The next panel of candidates, packed while this one is multiplied.
-struct Next {
-  Rows rows;
-  Center center;
-  uint16_t* panel;
-  Facts* facts;
-};
-
 // A block of anchors, each array as long as its panels. With sum = <v'_a, v'_c> + offset_a + offset_c, a score is sum,
 // or |sum|, or the negative of these: ((sum as bits) & keep) ^ flip. A score is within
 // own + size * by_size + lost * by_lost + rest of the canonical one. A hit is a candidate of the right class with
@@ -78,8 +70,8 @@ struct Hit {
 
 inline constexpr int64_t kScratch = 2 * kPanel * kPanel;  // floats
 
-// Writes the hits, panel of anchors by panel, and returns their number. `next` may be null. `scratch` and panels start
-// on cache lines; `hits` has room for all pairs.
-int64_t scan(const Anchors& anchors, const Candidates& candidates, const Next* next, float* scratch, Hit* hits);
+// Writes the hits, panel of anchors by panel, and returns their number. `next`: rows to fetch meanwhile, which will be
+// packed then; none where their count is 0. `scratch` and panels start on cache lines; `hits` has room for all pairs.
+int64_t scan(const Anchors& anchors, const Candidates& candidates, const Rows& next, float* scratch, Hit* hits);
 
 }  // namespace tla::cpu::amx

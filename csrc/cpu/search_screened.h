@@ -21,10 +21,14 @@ class PackedRows {
     const Block<float> block = gather(m_, count, buffer_, row_of);
     return {reinterpret_cast<const char*>(block.data), block.stride * 4, Type::kFloat32, count, m_.cols};
   }
-  amx::Rows consecutive(int64_t first, int64_t count) {
-    if (!in_place_) return gathered(count, [first](int64_t i) { return first + i; });
+  // None where they cannot be read in place.
+  amx::Rows in_place(int64_t first, int64_t count) const {
+    if (!in_place_) return {};
     const int64_t size = size_of(m_.type);
     return {m_.data + first * m_.row_stride * size, m_.row_stride * size, m_.type, count, m_.cols};
+  }
+  amx::Rows consecutive(int64_t first, int64_t count) {
+    return in_place_ ? in_place(first, count) : gathered(count, [first](int64_t i) { return first + i; });
   }
 
  private:
@@ -140,8 +144,8 @@ class ScreenedAnchors {
   }
 
   // A bound on the error of anchor i's score with a candidate of the panel.
-  float error(int64_t i, const amx::Candidates& c) const {
-    return own_[i] + c.rest + size_[i] * c.by_size + lost_[i] * c.by_lost;
+  float error(int64_t i, float by_size, float by_lost, float rest) const {
+    return own_[i] + rest + size_[i] * by_size + lost_[i] * by_lost;
   }
   float limit(int64_t i) const { return limit_[i]; }
   float best(int64_t i) const { return best_[i]; }
@@ -239,44 +243,32 @@ class ScreenTask {
   int64_t run(int64_t begin, int64_t end) {
     constexpr int64_t kPanel = amx::kPanel, kFirst = 16 * kPanel;
     const int64_t d = search_.dim(), count = anchors_.size();
-    const Aligned<uint16_t> panels(2 * amx::panel_size(d));
+    const Aligned<uint16_t> panel(amx::panel_size(d));
     const Aligned<float> scratch(amx::kScratch);
     const std::unique_ptr<amx::Hit[]> hits = uninitialized<amx::Hit>(screened_.panels() * kPanel * kPanel);
-    amx::Facts facts[2];
+    amx::Facts facts;
     PackedRows rows(search_.candidates);
     const auto from = [&](int64_t c) {
       while (c < end && search_.all_never(c, std::min(kPanel, end - c))) c += kPanel;
       return c;
     };
     int64_t c = from(begin), looked_at = 0;
-    uint16_t* panel = panels.data();
-    uint16_t* other = panel + amx::panel_size(d);
-    if (c < end)
-      amx::pack_candidates(rows.consecutive(c, std::min(kPanel, end - c)), center_.view(search_.metric), panel,
-                           facts[0]);
     while (c < end) {
       const int64_t n = std::min(kPanel, end - c), after = from(c + kPanel);
-      set_candidates(facts[0], c, n);
-      const amx::Candidates candidates{panel, offset_, code_, by_size_, by_lost_, rest_};
-      const amx::Anchors anchors = screened_.view(limited_, search_.farthest, search_.metric, d);
-      int64_t found;
-      if (after < end) {
-        const amx::Next next{rows.consecutive(after, std::min(kPanel, end - after)), center_.view(search_.metric),
-                             other, &facts[1]};
-        found = amx::scan(anchors, candidates, &next, scratch.data(), hits.get());
-      } else {
-        found = amx::scan(anchors, candidates, nullptr, scratch.data(), hits.get());
-      }
+      amx::pack_candidates(rows.consecutive(c, n), center_.view(search_.metric), panel.data(), facts);
+      set_candidates(facts, c, n);
+      const int64_t found = amx::scan(screened_.view(limited_, search_.farthest, search_.metric, d),
+                                      {panel.data(), offset_, code_, by_size_, by_lost_, rest_},
+                                      after < end ? rows.in_place(after, std::min(kPanel, end - after)) : amx::Rows{},
+                                      scratch.data(), hits.get());
       // The first panels, which set the limits, say nothing of how close candidates are.
       const int64_t seen = c - begin;
       if (seen >= kFirst && found > count * kPanel / 256)
-        looked_at += look_now(candidates, hits.get(), found, c, n);
+        looked_at += look_now(hits.get(), found, c, n);
       else
-        looked_at += list(candidates, hits.get(), found, c);
+        looked_at += list(hits.get(), found, c);
       if (seen == kFirst) looked_at = 0;
       c = after;
-      std::swap(panel, other);
-      std::swap(facts[0], facts[1]);
       if (seen > kFirst && looked_at > (seen - kFirst) * count / 5) break;
     }
     for (int64_t i = 0; i < count; ++i) flush(i);
@@ -310,9 +302,9 @@ class ScreenTask {
   }
 
   // Whether a hit still is one, of a candidate that the anchor may pick. Where that is certain, its score counts.
-  bool passes(const amx::Candidates& candidates, const amx::Hit& hit, int64_t c, float& error) {
+  bool passes(const amx::Hit& hit, int64_t c, float& error) {
     if (!screened_.alive(hit.anchor)) return false;
-    error = screened_.error(hit.anchor, candidates);
+    error = screened_.error(hit.anchor, by_size_, by_lost_, rest_);
     if (hit.score + error < screened_.best(hit.anchor)) return false;
     const int64_t candidate = c + hit.candidate;
     if (!anchors_[hit.anchor].query.rule.allows(candidate, code_[hit.candidate])) return false;
@@ -320,12 +312,12 @@ class ScreenTask {
     return true;
   }
 
-  int64_t list(const amx::Candidates& candidates, const amx::Hit* hits, int64_t found, int64_t c) {
+  int64_t list(const amx::Hit* hits, int64_t found, int64_t c) {
     int64_t looked_at = 0;
     float error;
     for (int64_t h = 0; h < found; ++h) {
       const amx::Hit& hit = hits[h];
-      if (!passes(candidates, hit, c, error)) continue;
+      if (!passes(hit, c, error)) continue;
       const int64_t i = hit.anchor;
       if (lists_.full(i) && lists_.compact(i, screened_.best(i)) > Lists::kRoom / 2) looked_at += flush(i);
       lists_.add(i, hit.score + error, c + hit.candidate);
@@ -352,13 +344,13 @@ class ScreenTask {
   }
 
   // Looks at a crowded panel's hits at once, while its rows are near.
-  int64_t look_now(const amx::Candidates& candidates, const amx::Hit* hits, int64_t found, int64_t c, int64_t n) {
+  int64_t look_now(const amx::Hit* hits, int64_t found, int64_t c, int64_t n) {
     const int64_t d = search_.dim();
     const Block<T> block = consecutive(search_.candidates, c, n, rows_);
     for (auto& of_candidate : by_candidate_) of_candidate.clear();
     float error;
     for (int64_t h = 0; h < found; ++h)
-      if (passes(candidates, hits[h], c, error)) by_candidate_[hits[h].candidate].push_back(hits[h].anchor);
+      if (passes(hits[h], c, error)) by_candidate_[hits[h].candidate].push_back(hits[h].anchor);
     int64_t looked_at = 0;
     for (int64_t j = 0; j < n; ++j) {
       const std::vector<int32_t>& list = by_candidate_[j];
@@ -369,9 +361,9 @@ class ScreenTask {
       for (size_t begin = 0; begin < list.size(); begin += kMost) {
         const int64_t count = std::min<int64_t>(kMost, list.size() - begin);
         const T* rows[kMost];
-        T sums[kMost], squares[kMost];
+        T sums[kMost];
         for (int64_t k = 0; k < count; ++k) rows[k] = anchors_[list[begin + k]].x;
-        tile_kernels<T>().look(sum_of(search_.metric), y, rows, count, d, sums, squares);
+        tile_kernels<T>().look(sum_of(search_.metric), y, rows, count, d, sums, nullptr);
         for (int64_t k = 0; k < count; ++k) {
           Anchor<T>& a = anchors_[list[begin + k]];
           search_.decide(a, c + j, sums[k], y, y2);

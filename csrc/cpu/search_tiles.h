@@ -21,9 +21,10 @@ class TileState {
         anchors_(anchors),
         panels_(ceil_div(anchors.size(), kWidth)),
         high_(panels_ * kWidth, -std::numeric_limits<double>::infinity()),
+        near_(panels_ * kWidth, -std::numeric_limits<T>::infinity()),
         low_(panels_ * kWidth, -std::numeric_limits<double>::infinity()),
-        best_square_(panels_ * kWidth, 0),
-        best_sum_(panels_ * kWidth, std::numeric_limits<T>::quiet_NaN()),
+        seen_square_(panels_ * kWidth, 0),
+        seen_sum_(panels_ * kWidth, std::numeric_limits<T>::quiet_NaN()),
         code_(panels_ * kWidth, 0),
         equal_(panels_ * kWidth, 0) {
     for (size_t i = 0; i < anchors.size(); ++i) {
@@ -31,8 +32,8 @@ class TileState {
       const bool huge = a.huge(search.metric);
       const double limit = lowest(a);
       if (std::isfinite(limit) && !huge) low_[i] = limit - kSlack * std::fabs(limit);
-      if (!a.settled()) high_[i] = std::numeric_limits<double>::infinity();
-      if (huge) high_[i] = std::numeric_limits<double>::quiet_NaN();
+      if (!a.settled()) set_high(i, std::numeric_limits<double>::infinity());
+      if (huge) set_high(i, std::numeric_limits<double>::quiet_NaN());
       code_[i] = a.query.rule.code;
       equal_[i] = a.query.rule.equal;
     }
@@ -44,13 +45,8 @@ class TileState {
   void scan(int64_t p, const T* sums, int64_t lds, const Block<T>& rows, const TileCandidates& candidates, int64_t c,
             int64_t n) {
     const int64_t at = p * kWidth;
-    const TileLimits<T> limits{&high_[at],
-                               &low_[at],
-                               &best_sum_[at],
-                               &best_square_[at],
-                               &code_[at],
-                               &equal_[at],
-                               search_.metric == Metric::kAngular};
+    const TileLimits<T> limits{&high_[at],        &low_[at],  &near_[at],  &seen_sum_[at],
+                               &seen_square_[at], &code_[at], &equal_[at], search_.metric == Metric::kAngular};
     uint32_t masks[kMost];
     if (tile_kernels<T>().hits(limits, candidates, sums, lds, n, masks) == 0) return;
     for (int64_t j = 0; j < n; ++j)
@@ -71,27 +67,30 @@ class TileState {
     return search_.metric == Metric::kEuclidean ? above * above : above;
   }
 
+  void set_high(int64_t i, double limit) {
+    constexpr double kRounding = 4 * std::numeric_limits<T>::epsilon(), kSmallest = 4 * std::numeric_limits<T>::min();
+    high_[i] = limit;
+    near_[i] = static_cast<T>(std::isinf(limit) ? limit : limit + kRounding * std::fabs(limit) + kSmallest);
+  }
+
   void visit(int64_t i, T sum, const T* y, double weight, double square, int64_t candidate) {
     Anchor<T>& a = anchors_[i];
-    const int64_t before = a.best.index;
     if (!search_.decide(a, candidate, sum, y, square)) return;
-    if (a.best.index != before) {
-      // Where sums in T may have overflowed, equal ones are no copies.
-      const bool reliable = !std::isnan(weight) && !a.huge(search_.metric);
-      best_sum_[i] = reliable ? sum : std::numeric_limits<T>::quiet_NaN();
-      best_square_[i] = square;
-    }
-    if (a.settled()) high_[i] = -std::numeric_limits<double>::infinity();
+    // Copies of this candidate are no better. Where sums in T may have overflowed, equal ones are no copies.
+    const bool reliable = !std::isnan(weight) && !a.huge(search_.metric);
+    seen_sum_[i] = reliable ? sum : std::numeric_limits<T>::quiet_NaN();
+    seen_square_[i] = square;
+    if (a.settled()) set_high(i, -std::numeric_limits<double>::infinity());
     const double score = weight * static_cast<double>(search_.metric == Metric::kAngular ? std::fabs(sum) : sum);
     const double limit = score + kSlack * std::fabs(score);
-    if (limit < high_[i]) high_[i] = limit;
+    if (limit < high_[i]) set_high(i, limit);
   }
 
   const Search<T>& search_;
   std::vector<Anchor<T>>& anchors_;
   const int64_t panels_;
-  std::vector<double> high_, low_, best_square_;
-  std::vector<T> best_sum_;
+  std::vector<double> high_, low_, seen_square_;
+  std::vector<T> seen_sum_, near_;
   std::vector<int32_t> code_, equal_;
 };
 

@@ -16,8 +16,9 @@ inline constexpr int64_t kPanelAnchors = 128 / sizeof(T);
 template <class T>
 struct TileLimits {
   const double *high, *low;
-  const T* best_sum;
-  const double* best_square;
+  const T* near;  // not below `high`, by more than T rounds a score
+  const T* seen_sum;
+  const double* seen_square;
   const int32_t *code, *equal;  // equal: 1 where only candidates of the anchor's code count, 0 where all others do
   bool absolute;
 };

@@ -19,14 +19,15 @@ void pack(const T* rows, int64_t stride, int64_t count, int64_t width, int64_t d
   constexpr int n = kLanes<T>;
   for (int64_t begin = 0; begin < d; begin += kPiece) {
     const int64_t steps = (std::min(d - begin, kPiece) + n - 1) / n;
-    for (int64_t r = 0; r < width; ++r)
+    // What is written lies side by side; of what is read, a line of each row.
+    for (int64_t t = 0; t < steps; ++t)
       for (int order = 0; order < n; ++order) {
-        const int64_t first = begin + chain<T>(order);
-        T* to = out + order * steps * width + r;
-        for (int64_t t = 0; t < steps; ++t) {
-          const int64_t k = first + t * n;
-          to[t * width] = r < count && k < d ? rows[r * stride + k] : T(0);
-        }
+        const int64_t k = begin + t * n + chain<T>(order);
+        T* to = out + (order * steps + t) * width;
+        if (count == width && k < d)
+          for (int64_t r = 0; r < width; ++r) to[r] = rows[r * stride + k];
+        else
+          for (int64_t r = 0; r < width; ++r) to[r] = r < count && k < d ? rows[r * stride + k] : T(0);
       }
     out += steps * n * width;
   }
@@ -119,16 +120,21 @@ uint32_t hits_of(const TileLimits<T>& limits, const TileCandidates& c, const T* 
   uint32_t all = 0;
   for (int64_t j = 0; j < n; ++j, s += lds) {
     const double weight = c.weight[j], square = c.square[j];
+    const T rounded = static_cast<T>(weight);
     const int32_t code = c.code[j];
     int32_t hit[width], any = 0;
+    // Few candidates get past a test in T.
     for (int i = 0; i < width; ++i) {
-      const double score = weight * static_cast<double>(kAbsolute ? std::fabs(s[i]) : s[i]);
-      hit[i] = !(score > limits.high[i]) & !(score < limits.low[i]) & ((limits.code[i] == code) == limits.equal[i]) &
-               !((s[i] == limits.best_sum[i]) & (square == limits.best_square[i]));
-      any |= hit[i];
+      const T score = rounded * (kAbsolute ? std::fabs(s[i]) : s[i]);
+      any |= !(score > limits.near[i]) & ((limits.code[i] == code) == limits.equal[i]);
     }
     masks[j] = 0;
     if (any == 0) continue;
+    for (int i = 0; i < width; ++i) {
+      const double score = weight * static_cast<double>(kAbsolute ? std::fabs(s[i]) : s[i]);
+      hit[i] = !(score > limits.high[i]) & !(score < limits.low[i]) & ((limits.code[i] == code) == limits.equal[i]) &
+               !((s[i] == limits.seen_sum[i]) & (square == limits.seen_square[i]));
+    }
     for (int i = 0; i < width; ++i) masks[j] |= static_cast<uint32_t>(hit[i]) << i;
     all |= masks[j];
   }
@@ -143,7 +149,7 @@ uint32_t hits(const TileLimits<T>& limits, const TileCandidates& candidates, con
 }
 
 // Of kRows rows at a time, since a single chain waits for each of its steps.
-template <class T, class Op, int kRows>
+template <class T, class Op, int kRows, bool kSquares>
 void look_piece(const T* x, const T* const* rows, int64_t begin, int64_t d, T* sums, T* squares) {
   using N = typename Native<T>::type;
   constexpr int n = kLanes<T>, step = TLA_VECTOR_BYTES / sizeof(T);
@@ -156,7 +162,7 @@ void look_piece(const T* x, const T* const* rows, int64_t begin, int64_t d, T* s
       for (int r = 0; r < kRows; ++r) {
         const N v = load_native<N>(c[r] + at + p * step);
         Op::step(sum[r][p], u, v);
-        Dot::step(square[r][p], v, v);
+        if constexpr (kSquares) Dot::step(square[r][p], v, v);
       }
     }
   };
@@ -175,29 +181,35 @@ void look_piece(const T* x, const T* const* rows, int64_t begin, int64_t d, T* s
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
     sums[r] = reduce<T, Op>(sum[r]);
-    squares[r] = reduce<T, Dot>(square[r]);
+    if constexpr (kSquares) squares[r] = reduce<T, Dot>(square[r]);
   }
 }
 
-template <class T, class Op, int kRows>
+template <class T, class Op, int kRows, bool kSquares>
 void look_rows(const T* x, const T* const* rows, int64_t d, T* sums, T* squares) {
-  look_piece<T, Op, kRows>(x, rows, 0, std::min(d, kPiece), sums, squares);
+  look_piece<T, Op, kRows, kSquares>(x, rows, 0, std::min(d, kPiece), sums, squares);
   for (int64_t k = kPiece; k < d; k += kPiece) {
     T sum[kRows], square[kRows];
-    look_piece<T, Op, kRows>(x, rows, k, std::min(d, k + kPiece), sum, square);
+    look_piece<T, Op, kRows, kSquares>(x, rows, k, std::min(d, k + kPiece), sum, square);
     for (int r = 0; r < kRows; ++r) {
       Op::join(sums[r], sum[r]);
-      Dot::join(squares[r], square[r]);
+      if constexpr (kSquares) Dot::join(squares[r], square[r]);
     }
   }
 }
 
-template <class T, class Op>
+template <class T, class Op, bool kSquares>
 void look_of(const T* x, const T* const* rows, int64_t n, int64_t d, T* sums, T* squares) {
   constexpr int kRows = 4;
   int64_t r = 0;
-  for (; r + kRows <= n; r += kRows) look_rows<T, Op, kRows>(x, rows + r, d, sums + r, squares + r);
-  for (; r < n; ++r) look_rows<T, Op, 1>(x, rows + r, d, sums + r, squares + r);
+  for (; r + kRows <= n; r += kRows) look_rows<T, Op, kRows, kSquares>(x, rows + r, d, sums + r, squares + r);
+  for (; r < n; ++r) look_rows<T, Op, 1, kSquares>(x, rows + r, d, sums + r, squares + r);
+}
+
+template <class T, class Op>
+void look_of(const T* x, const T* const* rows, int64_t n, int64_t d, T* sums, T* squares) {
+  if (squares != nullptr) return look_of<T, Op, true>(x, rows, n, d, sums, squares);
+  look_of<T, Op, false>(x, rows, n, d, sums, sums);
 }
 
 template <class T>
