@@ -26,40 +26,46 @@ __m512 load(const char* row, int64_t at, __mmask16 mask) {
 
 __mmask16 mask(int64_t left) { return left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
 
-template <Type kType>
-float square_of(const char* row, int64_t d) {
-  __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
-  for (int64_t k = 0; k < d; k += 32) {
-    const __m512 low = load<kType>(row, k, mask(d - k)), high = load<kType>(row, k + 16, mask(d - k - 16));
-    even = _mm512_fmadd_ps(low, low, even);
-    odd = _mm512_fmadd_ps(high, high, odd);
-  }
-  return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+// Calls chunk(k, low, high) for 32 columns from k on, of which the masks say what is there.
+template <class Chunk>
+[[gnu::always_inline]] inline void for_chunks(int64_t d, const Chunk& chunk) {
+  int64_t k = 0;
+  for (; k + 32 <= d; k += 32) chunk(k, 0xffff, 0xffff);
+  if (k < d) chunk(k, mask(d - k), mask(d - k - 16));
 }
 
 // `store` puts 32 rounded columns of a row away.
-template <Type kType, class Store>
+template <Type kType, bool kCentered, class Store>
 void pack_row(const char* row, int64_t d, const Center& center, Facts& facts, int64_t i, const Store& store) {
-  const float square = square_of<kType>(row, d);
+  __m512 even = _mm512_setzero_ps(), odd = even, size = even, lost = even, along = even;
+  for_chunks(d, [&](int64_t k, __mmask16 first, __mmask16 second) __attribute__((always_inline)) {
+    const __m512 low = load<kType>(row, k, first), high = load<kType>(row, k + 16, second);
+    even = _mm512_fmadd_ps(low, low, even);
+    odd = _mm512_fmadd_ps(high, high, odd);
+  });
+  const float square = _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
   // A vector without a direction has none here, either.
   const __m512 scale = _mm512_set1_ps(!center.unit ? 1 : square < 1e-24f ? 0 : 1 / std::sqrt(square));
-  __m512 size = _mm512_setzero_ps(), lost = size, along = size;
-  for (int64_t k = 0; k < d; k += 32) {
-    const __m512 mean_low = _mm512_loadu_ps(center.mean + k), mean_high = _mm512_loadu_ps(center.mean + k + 16);
-    const __m512 low = _mm512_fmsub_ps(load<kType>(row, k, mask(d - k)), scale, mean_low);
-    const __m512 high = _mm512_fmsub_ps(load<kType>(row, k + 16, mask(d - k - 16)), scale, mean_high);
+  for_chunks(d, [&](int64_t k, __mmask16 first, __mmask16 second) __attribute__((always_inline)) {
+    __m512 low = _mm512_mul_ps(load<kType>(row, k, first), scale);
+    __m512 high = _mm512_mul_ps(load<kType>(row, k + 16, second), scale);
+    if constexpr (kCentered) {
+      const __m512 mean_low = _mm512_loadu_ps(center.mean + k), mean_high = _mm512_loadu_ps(center.mean + k + 16);
+      low = _mm512_sub_ps(low, mean_low);
+      high = _mm512_sub_ps(high, mean_high);
+      along = _mm512_fmadd_ps(low, mean_low, _mm512_fmadd_ps(high, mean_high, along));
+    }
     const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
     store(rounded, i, k);
     const __m512 lost_low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(rounded)));
     const __m512 lost_high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64(rounded, 1)));
     size = _mm512_fmadd_ps(low, low, _mm512_fmadd_ps(high, high, size));
     lost = _mm512_fmadd_ps(lost_low, lost_low, _mm512_fmadd_ps(lost_high, lost_high, lost));
-    along = _mm512_fmadd_ps(low, mean_low, _mm512_fmadd_ps(high, mean_high, along));
-  }
+  });
   facts.square[i] = square;
   facts.size[i] = _mm512_reduce_add_ps(size);
   facts.lost[i] = _mm512_reduce_add_ps(lost);
-  facts.along[i] = _mm512_reduce_add_ps(along);
+  facts.along[i] = kCentered ? _mm512_reduce_add_ps(along) : 0;
 }
 
 // Panel layout: for each 32 columns two tiles of 16 rows.
@@ -84,8 +90,8 @@ struct StorePairs {
 
 template <Type kType, class Store>
 void pack_as(const Rows& rows, const Center& center, Facts& facts, const Store& store) {
-  for (int64_t i = 0; i < rows.count; ++i)
-    pack_row<kType>(rows.data + i * rows.stride, rows.d, center, facts, i, store);
+  const auto pack_row_as = center.mean ? pack_row<kType, true, Store> : pack_row<kType, false, Store>;
+  for (int64_t i = 0; i < rows.count; ++i) pack_row_as(rows.data + i * rows.stride, rows.d, center, facts, i, store);
   for (int64_t i = rows.count; i < kPanel; ++i)
     for (int64_t k = 0; k < rows.d; k += 32) store(_mm512_setzero_si512(), i, k);
 }

@@ -22,7 +22,7 @@ struct Rows {
 };
 
 struct Center {
-  const float* mean;  // padded(d) elements
+  const float* mean;  // padded(d) elements, or null: the origin
   bool unit;          // of directions: rows are divided by their norms first
 };
 

@@ -16,10 +16,13 @@ class PackedRows {
     in_place_ = m.type != Type::kFloat64 && (m.col_stride == 1 || m.cols == 1);
   }
 
+  // Of a block of rows that are float32 already, or of the matrix.
+  static amx::Rows of_block(const Block<float>& block, int64_t count, int64_t d) {
+    return {reinterpret_cast<const char*>(block.data), block.stride * 4, Type::kFloat32, count, d};
+  }
   template <class RowOf>
   amx::Rows gathered(int64_t count, const RowOf& row_of) {
-    const Block<float> block = gather(m_, count, buffer_, row_of);
-    return {reinterpret_cast<const char*>(block.data), block.stride * 4, Type::kFloat32, count, m_.cols};
+    return of_block(gather(m_, count, buffer_, row_of), count, m_.cols);
   }
   // None where they cannot be read in place.
   amx::Rows in_place(int64_t first, int64_t count) const {
@@ -73,11 +76,10 @@ struct RowBounds {
 
 // The mean of some candidates, of their directions for the cosines; any would do.
 struct Center {
-  std::vector<float> mean;
+  std::vector<float> mean;  // none: the origin
   float square = 0;
 
-  Center(const Matrix& candidates, const std::vector<int32_t>& codes, Metric metric)
-      : mean(amx::padded(candidates.cols)) {
+  Center(const Matrix& candidates, const std::vector<int32_t>& codes, Metric metric) {
     constexpr int64_t kMost = 64, kShare = 32;
     const int64_t m = candidates.rows, d = candidates.cols, count = std::clamp<int64_t>(m / kShare, 1, kMost);
     std::vector<float> sum(d), scratch(d);
@@ -95,18 +97,19 @@ struct Center {
     }
     // Rows that have little in common are better off as they are.
     if (used == 0 || squared_norm(sum.data(), d) < 0.25 * squares * used) return;
+    mean.assign(amx::padded(d), 0);
     for (int64_t k = 0; k < d; ++k) mean[k] = sum[k] / static_cast<float>(used);
     square = static_cast<float>(squared_norm(mean.data(), d));
   }
 
-  amx::Center view(Metric metric) const { return {mean.data(), is_cosine(metric)}; }
+  amx::Center view(Metric metric) const { return {mean.empty() ? nullptr : mean.data(), is_cosine(metric)}; }
 };
 
 // A block of anchors, packed, with what the scan compares.
 class ScreenedAnchors {
  public:
   template <class T>
-  ScreenedAnchors(const Search<T>& search, const Center& center, int64_t first, int64_t count)
+  ScreenedAnchors(const Search<T>& search, const Center& center, const Block<T>& block, int64_t first, int64_t count)
       : errors_(search.dim()), panels_(ceil_div(count, amx::kPanel)), rows_(panels_ * amx::panel_size(search.dim())) {
     const int64_t n = panels_ * amx::kPanel, d = search.dim();
     for (std::vector<float>* v : {&offset_, &size_, &lost_, &own_, &limit_}) v->assign(n, 0);
@@ -118,8 +121,12 @@ class ScreenedAnchors {
     for (int64_t p = 0; p < panels_; ++p) {
       const int64_t at = p * amx::kPanel, here = std::min(amx::kPanel, count - at);
       amx::Facts facts;
-      amx::pack_anchors(rows.gathered(here, [&](int64_t i) { return search.queries[first + at + i].row; }),
-                        center.view(search.metric), rows_.data() + p * amx::panel_size(d), facts);
+      amx::Rows panel;
+      if constexpr (sizeof(T) == 4)
+        panel = PackedRows::of_block({block.row(at), block.stride}, here, d);
+      else
+        panel = rows.gathered(here, [&](int64_t i) { return search.queries[first + at + i].row; });
+      amx::pack_anchors(panel, center.view(search.metric), rows_.data() + p * amx::panel_size(d), facts);
       for (int64_t i = 0; i < here; ++i) set(search, center, first + at + i, at + i, facts, i);
     }
   }
@@ -236,7 +243,7 @@ class ScreenTask {
                              [](const Query& q) { return std::isfinite(q.above); })),
         block_(search.gather_anchors(first, count, buffer_)),
         anchors_(search.make_anchors(block_, first, count, picks)),
-        screened_(search, center, first, count),
+        screened_(search, center, block_, first, count),
         lists_(count) {}
 
   // Returns where it stopped: before the end where candidates crowd so close that looking at all of them pays.

@@ -68,7 +68,13 @@ struct Search {
     return std::all_of(p, p + count, [](int32_t code) { return code == kNeverCode; });
   }
 
+  // In place where queries follow each other in memory.
   Block<T> gather_anchors(int64_t first, int64_t count, std::vector<T>& buffer) const {
+    const int64_t row = queries[first].row;
+    // Rows a power of two apart would fold onto few sets of the first-level cache.
+    const bool spread = anchor.row_stride * sizeof(T) % 4096 != 0;
+    if (anchor.template contiguous_rows<T>() && spread && queries[first + count - 1].row - row == count - 1)
+      return {anchor.row(row, static_cast<T*>(nullptr)), anchor.row_stride};
     return gather(anchor, count, buffer, [&](int64_t i) { return queries[first + i].row; });
   }
 
