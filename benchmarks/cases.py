@@ -69,7 +69,8 @@ def mining_problem(
         if data == "relu":
             x = x.add_(centres[own], alpha=0.5).relu_()
         elif data == "collapsed":
-            x = x.mul_((1 / COLLAPSED - 1) ** 0.5).add_(centres[0])
+            centre = F.normalize(centres[0], dim=0) * d**0.5
+            x = x.mul_((1 / COLLAPSED - 1) ** 0.5).add_(centre)
         elif data in ("clusters", "duplicates"):
             c = centres[torch.randint(CENTRES, (len(own),), **at)]
             x = x.mul_(1e-2).add_(c) if data == "clusters" else x.mul_(1e-6).add_(1).mul_(c)

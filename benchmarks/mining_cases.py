@@ -17,6 +17,8 @@ PATHS = ("wgmma", "mma", "blas", "bank", "tiles")
 """The ways a CUDA search may go (csrc/common/plan_large.h)."""
 INSTRUCTION_SETS = ("amx", "avx512", "avx2", "plain")
 """The ways a processor's search may go (csrc/cpu); a machine has some of them."""
+LACKS = "this machine has no"
+"""How the row of an instruction set begins its error where it cannot be had."""
 OTHER_PATH = "the plan takes"
 """How the row of a path begins its error where the path does not take the problem."""
 FEW_PRODUCTS = {"tiles": 2**36, "plain": 2**27}

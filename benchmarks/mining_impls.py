@@ -19,7 +19,7 @@ class Impl(NamedTuple):
 
     make: Callable[[Problem], Search]
     task: Task | None
-    facts: dict[str, object] = {}
+    facts: dict[str, object]
     within: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
@@ -27,8 +27,8 @@ def implementations(case: Case, device: str, only: set[str] | None) -> dict[Key,
     """In the order in which they run. Peers stand in the rows of exact mining."""
     found: dict[Key, Impl] = {}
     if not case.slow:
-        found["mine_exact", "tla_ops"] = Impl(tla_ops_search, Task())
-        found["mine_fast", "tla_ops"] = Impl(lambda p: tla_ops_search(p, fast=True), Task())
+        found["mine_exact", "tla_ops"] = Impl(tla_ops_search, Task(), {})
+        found["mine_fast", "tla_ops"] = Impl(lambda p: tla_ops_search(p, fast=True), Task(), {})
         for path in PATHS if device == "cuda" else INSTRUCTION_SETS:
             few = case.products <= FEW_PRODUCTS.get(path, case.products)
             if few or (case.is_bank and device == "cuda"):

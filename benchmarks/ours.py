@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from cases import Problem, Search
-from mining_cases import OTHER_PATH
+from mining_cases import LACKS, OTHER_PATH
 from packages import refuse
 
 import tla_ops
@@ -45,7 +45,7 @@ def tla_ops_path(p: Problem, path: str, fast: bool = False) -> Search:
 def using(instruction_set: str) -> Iterator[None]:
     """A processor's searches go by it here, and by what was in use before after it."""
     available = tla_ops.build_info()["cpu"]["available"]
-    refuse(instruction_set not in available, f"this machine has no {instruction_set}")
+    refuse(instruction_set not in available, f"{LACKS} {instruction_set}")
     use = torch.ops.tla_ops.use_instruction_set
     before = use(instruction_set)
     try:
