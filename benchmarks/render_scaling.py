@@ -133,11 +133,11 @@ def _room(document: dict) -> list[str]:
         return []
     grows = document["bytes_a_pair"]
     lines = ["\n### Where memory ends\n"]
+    told = ", ".join(f"`{impl}` {value:.2f} bytes" for impl, value in grows.items())
     lines.append(
-        "Peak memory beyond the problem, for another pair of an anchor and a candidate: "
-        + ", ".join(f"`{impl}` {value:.2f} bytes" for impl, value in grows.items())
-        + ", by the two largest numbers of anchors above. By that, or where anchors are few by what "
-        f"it takes for each candidate, `eager` fills this machine's "
+        "Peak memory beyond the problem, for another pair of an anchor and a candidate, by the two "
+        f"largest numbers of anchors above: {told}. By that, or where anchors are few by what it "
+        "takes for each candidate, `eager` fills this machine's "
         f"{document['memory_mb'] / 1024:.1f} GB at so many candidates; they themselves fill it at "
         "the last column's.\n"
     )
