@@ -103,7 +103,7 @@ def _in_a_child(task: str, seconds: float, arguments: dict[str, Any]) -> dict[st
     if said:
         return json.loads(said)
     if not in_time:
-        return {"error": f"took more than {seconds:.0f} s"}
+        return {"error": f"took more than {seconds:g} s"}
     by = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "itself"
     return {"error": "out of memory" if by == "SIGKILL" else f"ended by {by}"}
 

@@ -152,18 +152,18 @@ def _room(document: dict) -> list[str]:
 
 def _proof(proof: list[dict]) -> list[str]:
     lines = [
-        "\nTried in processes that may take so much more address space and no more, at 0.8 and "
-        "1.25 times the candidates at which `eager` is computed to fill it:\n"
+        "\nTried in processes that may take so much more address space (the room) and no more, at "
+        "so many times the candidates at which `eager` is computed to fill it:\n"
     ]
     impls = list(dict.fromkeys(row["impl"] for row in proof))
-    head = ("B, M, D", "room, MB", *impls)
+    head = ("B, M, D", "room, MB", "filled", *impls)
     lines += [line(head), line(["---"] * len(head))]
     for filled in dict.fromkeys(row["filled"] for row in proof):
         rows = [row for row in proof if row["filled"] == filled]
         first = rows[0]
         shape = f"{first['B']}, {first['M']}, {first['D']}"
         said = (row["memory"] for row in rows)
-        lines.append(line((shape, f"{first['room_mb']:.0f}", *said)))
+        lines.append(line((shape, f"{first['room_mb']:.0f}", f"{filled:g} ×", *said)))
     return lines
 
 

@@ -63,7 +63,7 @@ def full_plan() -> Plan:
 def quick_plan() -> Plan:
     shapes = {"M": (20, 0, 32), "B": (0, 300, 32), "D": (20, 300, 0), "threads": (20, 300, 32)}
     grids = {"M": [1, 10, 100, 1000], "B": [1, 10, 100], "D": [8, 64], "threads": threads()[:2]}
-    return Plan(shapes, grids, (8192, [16, 256, 1024]), 128, 3, 0.2)
+    return Plan(shapes, grids, (16384, [16, 512, 2048]), 128, 3, 0.2)
 
 
 def threads() -> list[int]:

@@ -18,7 +18,7 @@ SHARE = 16
 """The proof has this share of the machine's memory for room: nothing is exhausted."""
 PROOF_B, PROOF_D = 4096, 16
 """Distances are nearly all that the reference stores for such a problem."""
-FILLED = (0.8, 1.25)
+FILLED = (0.7, 1.4)
 """Of the room, by what is computed: the reference has enough in the first, not in the second."""
 
 

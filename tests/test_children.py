@@ -21,15 +21,17 @@ def sleep(): time.sleep(60)
 """
 
 
-@pytest.fixture
-def children(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import children
+@pytest.fixture(scope="module")
+def children(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "tasks.py").write_text(TASKS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        patch.setenv("PYTHONPATH", str(folder))
+        from children import Children
 
-    (tmp_path / "tasks.py").write_text(TASKS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with children.Children() as made:
-        yield made
+        with Children() as made:
+            yield made
 
 
 def test_each_call_is_a_process_of_its_own(children):
@@ -47,7 +49,7 @@ def test_each_call_is_a_process_of_its_own(children):
         ("killed", {}, "out of memory"),  # as the system ends who took too much
         ("aborted", {}, "ended by SIGABRT"),
         ("leave", {}, "ended by itself"),
-        ("sleep", {"seconds": 0.2}, "took more than 0 s"),
+        ("sleep", {"seconds": 0.2}, "took more than 0.2 s"),
     ],
 )
 def test_what_ends_a_child_ends_nothing_else(children, task, arguments, error):

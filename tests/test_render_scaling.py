@@ -206,7 +206,7 @@ def test_a_wrong_pick_has_no_time(render_scaling):
 
 def test_where_memory_ends(render_scaling):
     proof = [
-        {"impl": impl, "B": 4096, "M": 10, "D": 16, "filled": 1.25, "room_mb": 64.0, "memory": said}
+        {"impl": impl, "B": 4096, "M": 10, "D": 16, "filled": 1.4, "room_mb": 64.0, "memory": said}
         for impl, said in (("tla_ops", "enough"), ("eager", "out of memory"))
     ]
     text = render_scaling.scaling_page([
@@ -218,7 +218,7 @@ def test_where_memory_ends(render_scaling):
     assert "`tla_ops` 0.01 bytes, `eager` 16.00 bytes" in text
     assert "machine's 24.0 GB" in text
     assert "| 50 | 8 | 123 | 456 |" in text
-    assert "| 4096, 10, 16 | 64 | enough | out of memory |" in text
+    assert "| 4096, 10, 16 | 64 | 1.4 × | enough | out of memory |" in text
 
 
 def test_figures_are_drawn(render_scaling, tmp_path):
