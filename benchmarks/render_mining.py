@@ -161,7 +161,8 @@ def long_table(document: dict) -> list[str]:
     lines = [
         f"\n### Mining, every row: {document['device']}\n",
         _provenance(document),
-        LONG_NOTES + (GPU_NOTES if "capability" in document else CPU_NOTES),
+        LONG_NOTES,
+        (GPU_NOTES if "capability" in document else CPU_NOTES),
         line(LONG_HEAD),
         line(["---"] * len(LONG_HEAD)),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from render_latency import line
+from targets import short
 
 IMPLS = {
     "tla_ops": ("#0b5cad", "o", "-"),
@@ -91,12 +92,7 @@ def _cell(row: dict, key: str) -> str:
     if not row.get("correct", True):
         return "wrong"
     error = row.get("error") or row.get("memory_error")
-    return _short(row[key]) if row.get(key) is not None else error or "–"
-
-
-def _short(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return short(row[key]) if row.get(key) is not None else error or "–"
 
 
 def _laws(axis: str, laws: dict) -> list[str]:
@@ -112,7 +108,7 @@ def _laws(axis: str, laws: dict) -> list[str]:
         head = ("", "a, µs", "b, µs", "exponent", "`tla_ops` faster from")
         body = [
             (
-                *(impl, _short(law["a_ms"] * 1e3), _short(law["b_ms"] * 1e3)),
+                *(impl, short(law["a_ms"] * 1e3), short(law["b_ms"] * 1e3)),
                 *(f"{law['exponent']:.2f}", _crossing(axis, impl, laws.get("crossover", {}))),
             )
             for impl, law in found.items()

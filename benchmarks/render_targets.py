@@ -9,7 +9,8 @@ from targets import FLAT, LOSS_TARGETS, MINING_TARGETS, NOT_MEASURED, judged
 
 HEAD = ("what", "asked", "measured", "met", "what limits it")
 NOTES = """Mining: (1024, 65536, 640), exact, against the bare float32 product of the same shape in
-the same run. `duplicates` and `copies` are the worst of cases for a search that looks twice.
+the same run (in brackets: ours, the other). Of `duplicates` and `copies` a search that screens has
+most to look at twice.
 Targets are for two cores with AMX; they are compared whatever the machine.
 """
 

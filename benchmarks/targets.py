@@ -103,8 +103,13 @@ def judged(target: Target, rows: Sequence[dict]) -> tuple[str, str]:
     times = (ours["median_ms"], other["median_ms"])
     ratio = times[1] / times[0] if target.faster else times[0] / times[1]
     met = ratio >= target.number if target.faster else ratio <= target.number
-    said = f"{ratio:.{1 if target.faster else 3}f} × ({times[0]:.3g} ms, {times[1]:.3g} ms)"
-    return said, "yes" if met else "no"
+    ms = ", ".join(f"{short(time)} ms" for time in times)
+    return f"{ratio:.{1 if target.faster else 3}f} × ({ms})", "yes" if met else "no"
+
+
+def short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _of(target: Target, row: dict) -> bool:
