@@ -107,7 +107,8 @@ def integers(
 
 def number(where: str, name: str, value: Any) -> float:
     """Any finite number; a negative margin is one (triplets may then violate the order by it)."""
-    if not isinstance(value, float) and (isinstance(value, bool) or not isinstance(value, Real)):
+    is_number = isinstance(value, (float, int, Real)) and not isinstance(value, bool)
+    if not is_number:
         raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
     # Not math.isfinite: torch.compile cannot trace that for numbers it keeps symbolic.
     if not -_LARGEST <= value <= _LARGEST:
@@ -116,7 +117,7 @@ def number(where: str, name: str, value: Any) -> float:
 
 
 def choice(where: str, name: str, value: Any, known: tuple) -> None:
-    if not (isinstance(value, str) or value is None) or value not in known:
+    if not (value is None or isinstance(value, str)) or value not in known:
         listed = ", ".join(repr(k) for k in known)
         raise ValueError(f"{where}: {name} must be one of {listed}, got {value!r}")
 

@@ -78,7 +78,7 @@ def _triplet_gradients(
     )
     if needs[1] and positive.dim() == 2:
         grads = grads[0], grads[1].squeeze(1), grads[2]
-    if needs[2] and sparse:
+    if needs[2] and sparse and index is not None:
         grads = *grads[:2], _sparse_rows(grads[2], index, negative)
     return _first_order(grads, needs, grad, *tensors)
 
@@ -111,9 +111,9 @@ class TripletAdvLoss(torch.autograd.Function):
     ) -> Tensor | tuple[Tensor, ...]:
         o = options
         output = ops.triplet_adv_loss(
-            anchor, with_positives_dim(positive), candidates, labels, candidate_labels, mine.target_labels,
-            mine.exclude, mine.uniform, o.margin, o.weight, o.norm_weight, o.metric, mine.mining,
-            o.norm, o.reduction, mine.fast, mine.screens,
+            anchor, with_positives_dim(positive), candidates, labels, candidate_labels,
+            mine.target_labels, mine.exclude, mine.uniform, o.margin, o.weight, o.norm_weight,
+            o.metric, mine.mining, o.norm, o.reduction, mine.fast, mine.screens,
         )  # fmt: skip
         ctx.options, ctx.sparse_grad = options, sparse_grad
         ctx.save_for_backward(anchor, positive, candidates, output[1])
