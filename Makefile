@@ -48,7 +48,12 @@ format: $(VENV)/.installed ## rewrite files in the house's style
 bench: $(VENV)/.installed ## the operators beside their peers; JSON under benchmarks/results, docs/performance.md
 	$(PIP) install -q pytorch-metric-learning faiss-cpu
 	$(BIN)/python benchmarks/bench_triplet_adv_loss.py
-	$(BIN)/python benchmarks/bench_mine_negatives.py --device cpu --seconds 180
+	$(BIN)/python benchmarks/bench_mine_negatives.py --device cpu --seconds 1200
+	$(BIN)/python benchmarks/render.py
+
+.PHONY: scaling
+scaling: $(VENV)/.installed ## mining's cost on the processor against sizes and threads; docs/scaling.md and its figures
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/render.py
 
 .PHONY: latency

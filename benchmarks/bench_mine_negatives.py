@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
-import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from cases import Problem, Task, judge, mining_problem
-from harness import Row, Run, elapsed, peak_mb, print_table, quantiles, write_results
-from mining_cases import DATA, DTYPES, FEW_PRODUCTS, PATHS, Case, cpu_cases, gpu_cases, quick_cases
-from peers import MINING_PEERS, NotHere, Search, planned, tla_ops_path, tla_ops_search
+from children import Children, described, limit_memory
+from harness import Row, Run, elapsed, gpu_peak_mb, print_table, quantiles, write_results
+from memory import Peaks
+from mining_cases import DATA, DTYPES, Case, cpu_cases, gpu_cases, quick_cases
+from mining_impls import Key, implementations
+from ours import planned, tla_ops_search
+from packages import NotHere
+from peers import MINING_PEERS
 
 EXAMPLES = """examples:
   python benchmarks/bench_mine_negatives.py                        # every case for this machine
@@ -34,36 +37,10 @@ EXAMPLES = """examples:
 """
 REGRET = {"mine_exact": 2e-5, "mine_fast": 2e-2}
 """What ours may have: DESIGN's bound, and a half-precision screen's rounding with room."""
+LONG_MS = 1e3
+"""What takes longer has three turns; the others go on."""
 QUEUE_MS, QUEUE = 20.0, 16
 """Short calls are timed several at once, so that launching them is not what is measured."""
-
-Key = tuple[str, str]  # mode and implementation
-Maker = tuple[Callable[[Problem], Search], Task | None, dict[str, object]]
-
-
-def implementations(case: Case, device: str, only: set[str] | None) -> dict[Key, Maker]:
-    """In the order in which they run. Peers stand in the rows of exact mining."""
-    makers: dict[Key, Maker] = {}
-    if not case.slow:
-        makers["mine_exact", "tla_ops"] = tla_ops_search, Task(), {}
-        makers["mine_fast", "tla_ops"] = lambda p: tla_ops_search(p, fast=True), Task(), {}
-    for path in PATHS if device == "cuda" and not case.slow else ():
-        if path != "tiles" or case.is_bank or case.products <= FEW_PRODUCTS:
-            make = _path_maker(path)
-            makers["mine_exact", f"tla_ops_{path}"] = (make, Task(), {"path": path})
-    for impl, peer in MINING_PEERS.items():
-        wanted = {
-            "copy": case.is_bank,
-            "mm_float16": case.dtype == "float32" and device == "cuda",
-        }
-        if peer.slow == case.slow and wanted.get(impl, True):
-            facts = {"arithmetic": "TF32"} if peer.tf32 and case.dtype == "float32" else {}
-            makers["mine_exact", impl] = (peer.make, peer.task, facts)
-    return {key: maker for key, maker in makers.items() if only is None or key[1] in only}
-
-
-def _path_maker(path: str) -> Callable[[Problem], Search]:
-    return lambda p: tla_ops_path(p, path)
 
 
 class Bench:
@@ -71,6 +48,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device = args, args.device
+        self.children = Children()
         self.started = time.monotonic()
         self.seed = torch.seed() % 2**31 if args.seed is None else args.seed
         self.generator = torch.Generator(args.device).manual_seed(self.seed)
@@ -92,34 +70,38 @@ class Bench:
 
     def run(self, case: Case) -> None:
         if self.time_is_up():
-            self.left_out.append(f"{case}: after {self.args.seconds:.0f} s")
+            self.left_out.append(f"{case}: {self._late()}")
             return
         self._forget()  # of the problem before
         problem = mining_problem(case.shape, getattr(torch, case.dtype), case.data, self.generator)
         queues: dict[Key, list[Run]] = {}
-        for key, (make, task, facts) in implementations(case, self.device, self.args.only).items():
+        for key, impl in implementations(case, self.device, self.args.only).items():
             if self.time_is_up():
-                self.left_out.append(f"{case} {' '.join(key)}: after {self.args.seconds:.0f} s")
+                self.left_out.append(f"{case} {' '.join(key)}: {self._late()}")
                 continue
             row = Row("mine_negatives", key[1], key[0], *case.shape, case.dtype)
-            row.more = {"data": case.data, **facts}
+            row.more = {"data": case.data, **impl.facts}
             self.rows[case.problem, key] = row
             with self.kept(case, key):
-                run = Run(make(problem))
+                run = Run(impl.make(problem), within=impl.within)
                 if key[1] == "tla_ops" and self.device == "cuda":
                     row.more["path"] = planned(problem)
-                self._first(case, key, problem, run, task)
+                self._first(case, key, problem, run, impl.task)
                 count = int(QUEUE_MS / max(row.median_ms or QUEUE_MS, 1e-3))
                 queues[key] = [run] * min(QUEUE, max(1, count))
             self.save()
         self._turns(case, queues)
-        self.save()
+        timed = list(queues)
+        del problem, queues
+        self._forget()
+        self._memory(case, timed)
         print(f"{self.since():6.1f} s  {case}", file=sys.stderr, flush=True)
 
     def _first(self, case: Case, key: Key, problem: Problem, run: Run, task: Task | None) -> None:
         """Call it for its picks, and again for memory and a first time."""
         row = self.rows[case.problem, key]
-        picks = run.call()
+        with run.within():
+            picks = run.call()
         if task is not None:
             found = judge(problem, picks, task)
             row.regret = found.pop("regret", None)
@@ -127,7 +109,10 @@ class Bench:
             self._check(case, key)
         del picks
         times = []
-        row.peak_mb = peak_mb(self.device, lambda: times.append(elapsed(self.device, [run])))
+        if self.device == "cuda":
+            row.peak_mb = gpu_peak_mb(lambda: times.append(elapsed(self.device, [run])))
+        else:
+            times.append(elapsed(self.device, [run]))
         self._timed(case, key, times)
 
     def _check(self, case: Case, key: Key) -> None:
@@ -147,6 +132,8 @@ class Bench:
             if (turn >= 3 and long) or self.time_is_up():
                 break
             for key, queue in list(queues.items()):
+                if turn >= 3 and times[key][0] > LONG_MS:
+                    continue
                 with self.kept(case, key):
                     times[key].append(elapsed(self.device, queue))
                 if "error" in self.rows[case.problem, key].more:
@@ -154,6 +141,26 @@ class Bench:
         for key, values in times.items():
             if "error" not in self.rows[case.problem, key].more and len(values) > 1:
                 self._timed(case, key, values)
+
+    def _memory(self, case: Case, keys: list[Key]) -> None:
+        """Of a processor's, each as a whole process."""
+        keys = [key for key in keys if "error" not in self.rows[case.problem, key].more]
+        if self.device == "cuda" or self.args.no_memory or not keys:
+            return
+        peaks = None
+        for key in keys:
+            if self.time_is_up():
+                self.left_out.append(f"{case} {' '.join(key)}, memory: {self._late()}")
+                continue
+            peaks = peaks or Peaks(self.children, case)
+            row = self.rows[case.problem, key]
+            found = peaks.of(key)
+            row.peak_mb = found.pop("peak_mb", None)
+            row.more |= found
+            self.save()
+
+    def _late(self) -> str:
+        return f"after {self.args.seconds:.0f} s"
 
     def _timed(self, case: Case, key: Key, values: Sequence[float]) -> None:
         row = self.rows[case.problem, key]
@@ -165,10 +172,14 @@ class Bench:
         if row.impl != "copy":
             row.more["tflops"] = 2 * case.products / row.median_ms / 1e9
         # Of all: each of them may have a better time now.
-        bare = self.rows.get((case.problem, ("mine_exact", "mm")))
+        bare = exact = self.rows.get((case.problem, ("mine_exact", "mm")))
+        if case.dtype != "float32":
+            exact = self.rows.get((case.problem, ("mine_exact", "mm_float32")))
         for (other, _), row in self.rows.items():
             if other == case.problem and bare and bare.median_ms and row.median_ms:
                 row.more["of_mm"] = bare.median_ms / row.median_ms
+            if other == case.problem and exact and exact.median_ms and row.median_ms:
+                row.more["times_float32_mm"] = row.median_ms / exact.median_ms
 
     @contextmanager
     def kept(self, case: Case, key: Key) -> Iterator[None]:
@@ -177,7 +188,8 @@ class Bench:
             yield
         except Exception as error:
             row = self.rows[case.problem, key]
-            row.more["error"] = said = described(error)
+            said = str(error) if isinstance(error, NotHere) else described(error)
+            row.more["error"] = said
             row.median_ms = row.p20_ms = row.p80_ms = None
             if key[1].startswith("tla_ops") and not isinstance(error, NotHere):
                 self.wrong.append(f"{case} {' '.join(key)}: {said}")
@@ -194,24 +206,9 @@ class Bench:
                 torch.cuda.empty_cache()
 
 
-def described(error: Exception) -> str:
-    if isinstance(error, NotHere):
-        return str(error)
-    said = " ".join(str(error).split())
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said:
-        return "out of memory"
-    return f"{type(error).__name__}: {said[:160]}"
-
-
 def looks_for(task: Task) -> str:
     among = "other classes" if task.masked else "all"
     return f"{'cosine' if task.signed else '|cosine|'} among {among}"
-
-
-def limit_memory() -> None:
-    """An allocation that the machine has no room for fails, and ends nothing else."""
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def chosen(args: argparse.Namespace) -> Iterator[Case]:
@@ -219,7 +216,8 @@ def chosen(args: argparse.Namespace) -> Iterator[Case]:
         dtypes, data = args.dtype or DTYPES, args.data or DATA[:1]
         cases = [Case(s, t, d) for s in args.shape for t in dtypes for d in data]
         yield from cases
-        yield from (case._replace(slow=True) for case in cases)
+        if args.device == "cuda":
+            yield from (case._replace(slow=True) for case in cases)
         return
     cases = quick_cases() if args.quick else cpu_cases() if args.device == "cpu" else gpu_cases()
     for case in cases:
@@ -241,16 +239,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
     add("--quick", action="store_true", help="tiny problems, few repetitions")
     add("--seconds", type=float, help="begin nothing further after so long")
-    add("--case-seconds", type=float, default=3.0, help="for the turns of one problem, 3 at least")
+    add("--case-seconds", type=float, help="for one problem's turns, 3 at least (3; on a CPU 25)")
     add("--samples", type=int, help="turns at most (default: 15, quick: 3)")
     add("--shape", type=shape, action="append", metavar="B,M,D", help="these alone, may repeat")
     add("--dtype", action="append", choices=DTYPES, help="may repeat")
     add("--data", action="append", choices=DATA, help="may repeat")
     add("--only", type=lambda s: set(s.split(",")), metavar="IMPL,...", help="implementations")
+    add("--no-memory", action="store_true", help="on a processor: leave out peak memory")
     add("--seed", type=int, help="default: another one each time; in the file")
     add("--commit", help="what to call these sources, where there is no git")
     add("--output", type=Path, help="JSON file (default: benchmarks/results/...)")
     args = parser.parse_args(arguments)
+    args.case_seconds = args.case_seconds or (3.0 if args.device == "cuda" else 25.0)
     args.samples = args.samples or (3 if args.quick else 15)
     return args
 
@@ -262,8 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limit_memory()
     bench = Bench(args)
     path = bench.save()
-    for case in chosen(args):
-        bench.run(case)
+    with bench.children:
+        for case in chosen(args):
+            bench.run(case)
     path = bench.save()
     print_table(list(bench.rows.values()))
     for line in bench.left_out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MARGIN, NORM_WEIGHT = 0.03, 1e-3
+COLLAPSED = 0.92
+"""The cosine of any two rows where an embedding has collapsed to one tight cluster."""
 CLASSES, CENTRES = 10, 64
 SAMPLE = 128
 CHUNK = 1 << 16
@@ -28,6 +31,10 @@ class Problem:
     @property
     def device(self) -> str:
         return self.anchor.device.type
+
+
+Search = Callable[[], Tensor]
+"""Picks an index a row, or (`mm`, `copy`) only does work of that size."""
 
 
 class Task(NamedTuple):
@@ -50,7 +57,7 @@ def mining_problem(
     generator: torch.Generator | None = None,
 ) -> Problem:
     """On the generator's device. Clusters and duplicates do not follow classes, so that a row's
-    hardest negatives are the rest of its own."""
+    hardest negatives are the rest of its own. Copies: all candidates are one row."""
     b, m, d = shape
     g = generator or torch.Generator().manual_seed(0)
     at = {"generator": g, "device": g.device}
@@ -61,13 +68,18 @@ def mining_problem(
         x = torch.randn(len(own), d, **at)
         if data == "relu":
             x = x.add_(centres[own], alpha=0.5).relu_()
-        elif data != "gaussian":
+        elif data == "collapsed":
+            centre = F.normalize(centres[0], dim=0) * d**0.5
+            x = x.mul_((1 / COLLAPSED - 1) ** 0.5).add_(centre)
+        elif data in ("clusters", "duplicates"):
             c = centres[torch.randint(CENTRES, (len(own),), **at)]
             x = x.mul_(1e-2).add_(c) if data == "clusters" else x.mul_(1e-6).add_(1).mul_(c)
         return x.to(dtype)
 
-    anchor = features(labels)
-    return Problem(anchor, anchor, features(candidate_labels), labels, candidate_labels)
+    anchor, candidates = features(labels), features(candidate_labels)
+    if data == "copies":
+        candidates[:] = candidates[:1].clone()
+    return Problem(anchor, anchor, candidates, labels, candidate_labels)
 
 
 def judge(p: Problem, index: Tensor, task: Task) -> dict[str, float]:

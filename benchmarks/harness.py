@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -76,10 +77,12 @@ def measure(
 
 @dataclass
 class Run:
-    """A call to time. With `prepare`, which is not timed, every call is timed by itself."""
+    """A call to time. With `prepare`, which is not timed, every call is timed by itself. `within`:
+    what is in force during the call."""
 
     call: Callable[[], object]
     prepare: Callable[[], object] | None = None
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def measure_on(
@@ -107,6 +110,11 @@ def elapsed(device: str, queue: Sequence[Run]) -> float:
     """Milliseconds a call."""
     if queue[0].prepare:
         queue[0].prepare()
+    with queue[0].within():
+        return _elapsed(device, queue)
+
+
+def _elapsed(device: str, queue: Sequence[Run]) -> float:
     if device != "cuda":
         started = time.perf_counter()
         for run in queue:
@@ -134,28 +142,13 @@ def host_time(runs: Sequence[Run]) -> float:
     return statistics.median(times)
 
 
-def peak_mb(device: str, call: Callable[[], object]) -> float | None:
-    """Memory a call takes beyond what is in use before it: outputs, gradients, temporaries.
-    None where a processor's system does not tell, but the call is made."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is resident now
-    except OSError:
-        call()
-        return None
-    before = _resident_mb("VmRSS")
+def gpu_peak_mb(call: Callable[[], object]) -> float:
+    """Memory a call takes beyond what is in use before it: outputs, gradients, temporaries."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     call()
-    return max(0.0, _resident_mb("VmHWM") - before)
-
-
-def _resident_mb(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -268,7 +261,7 @@ def current_commit() -> str | None:
     commit = output_of("git", "rev-parse", "--short", "HEAD")
     if not commit:
         return None
-    rendered = [":!benchmarks/results", ":!docs/performance.md"]
+    rendered = [":!benchmarks/results", ":!docs/performance.md", ":!docs/scaling*"]
     changed = output_of("git", "status", "--porcelain", "--", ".", *rendered)
     return commit if changed == "" else f"{commit}-dirty"
 

@@ -25,9 +25,9 @@ from floor import floor_rows
 from harness import (
     Row,
     Run,
+    gpu_peak_mb,
     host_time,
     measure_on,
-    peak_mb,
     print_table,
     quantiles,
     write_results,
@@ -114,7 +114,7 @@ class Bench:
                 if runs[impl][0].prepare is None:
                     more["host_ms"] = host_time(runs[impl])
                 if impl in EAGER:
-                    more["peak_mb"] = peak_mb(device, runs[impl][0].call)
+                    more["peak_mb"] = gpu_peak_mb(runs[impl][0].call)
             row = Row("triplet_adv_loss", impl, mode, *shape, name, *quantiles(values))
             row.repeats, row.more = len(values), more | {"input_sets": len(problems)}
             rows.append(row)

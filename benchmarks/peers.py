@@ -8,90 +8,20 @@ what is not here raises `NotHere`, which says why.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
-import unittest
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from cases import MARGIN, NORM_WEIGHT, Problem, Task
-from mining_cases import OTHER_PATH
+from cases import Problem, Search, Task
+from packages import PACKAGES, NotHere, package, refuse
 from torch import Tensor
 
-import tla_ops
-from tla_ops import _build_info, _dispatch, ops, reference
+from tla_ops import reference
 
-Search = Callable[[], Tensor]
-"""Picks an index a row, or (`mm`, `copy`) only does work of that size."""
-PACKAGES = {
-    "pytorch_metric_learning": "pytorch-metric-learning",
-    "flash_kmeans": "flash-kmeans",
-    "faiss": "faiss-cpu or faiss-gpu",
-    "cuvs": "cuvs-cu13 or cuvs-cu12",
-}
 CHUNK_BYTES = {"cuda": 2**30, "cpu": 2**26}
 """Of the products that `eager_chunks` holds at a time."""
-
-
-class NotHere(unittest.SkipTest):
-    """An implementation that cannot be had for this problem on this machine. pytest skips it."""
-
-
-def package(name: str, module: str | None = None) -> Any:
-    try:
-        return importlib.import_module(module or name)
-    except ImportError as error:
-        missing = (error.name or "").split(".")[0]
-        reason = f"not installed: {PACKAGES[name]}"
-        raise NotHere(reason if missing == name else f"{name} lacks {missing}: {error}") from error
-
-
-def refuse(condition: bool, reason: str) -> None:
-    if condition:
-        raise NotHere(reason)
-
-
-# --- searches
-
-
-def tla_ops_search(p: Problem, fast: bool = False) -> Search:
-    """As a user calls it: the plan chooses the path."""
-    if not _dispatch.has_kernels(p.anchor, "mine"):
-        raise RuntimeError("the self-test left the kernels out")
-    return lambda: (
-        tla_ops.mine_negatives(
-            p.anchor, p.candidates, p.labels, p.candidate_labels,
-            precision="fast" if fast else "exact",
-        )[1]
-    )  # fmt: skip
-
-
-def tla_ops_path(p: Problem, path: str, fast: bool = False) -> Search:
-    """By one path alone, whatever the self-test says of it."""
-    refuse(p.device != "cuda", "paths are CUDA's")
-    refuse(path not in (*_dispatch.SCREENS, "tiles"), f"this version has no path {path}")
-    allowed = "" if path == "tiles" else path
-    found = planned(p, allowed)
-    refuse(found != path, f"{OTHER_PATH} {found} here")
-    return lambda: (
-        ops.mine(
-            p.anchor, p.candidates, p.labels, p.candidate_labels, None, None, None, None,
-            "angular", "hardest", False, fast, allowed,
-        )[1]
-    )  # fmt: skip
-
-
-def planned(p: Problem, allowed: str | None = None) -> str:
-    """The path that csrc/common/plan_large.h chooses among those allowed, or (None) in `mine`."""
-    gpu = torch.cuda.get_device_properties(p.anchor.device)
-    return _build_info.plan_large(
-        len(p.anchor), *p.candidates.shape, 4, p.candidates.element_size(), True,
-        _dispatch.screens(p.anchor) if allowed is None else allowed,
-        gpu.multi_processor_count, 10 * gpu.major + gpu.minor,
-    )["screen"]  # fmt: skip
 
 
 def mm(p: Problem, dtype: torch.dtype | None = None) -> Search:
@@ -105,6 +35,12 @@ def mm_float16(p: Problem) -> Search:
     """What a float32 search screens with, if nothing else took time."""
     refuse(p.anchor.dtype != torch.float32, "beside float32 alone")
     return mm(p, torch.float16)
+
+
+def mm_float32(p: Problem) -> Search:
+    """What exact distances of half-precision features cost before they are picked from."""
+    refuse(p.anchor.dtype == torch.float32, "beside half precision alone")
+    return mm(p, torch.float32)
 
 
 def copy(p: Problem) -> Search:
@@ -198,6 +134,15 @@ def faiss(p: Problem) -> Search:
     return lambda: torch.from_numpy(module.knn(a, c, 1, module.METRIC_INNER_PRODUCT)[1][:, 0])
 
 
+def sklearn(p: Problem) -> Search:
+    """The nearest of all, whatever its class. Rows are normalised beforehand, so that euclidean
+    neighbours are cosine's."""
+    search = package("sklearn", "sklearn.metrics").pairwise_distances_argmin
+    refuse(p.device != "cpu", "needs a processor")
+    a, c = (F.normalize(x.float()).numpy() for x in (p.anchor, p.candidates))
+    return lambda: torch.from_numpy(search(a, c))
+
+
 def cuvs(p: Problem) -> Search:
     """Brute force, the nearest of all, whatever its class. Rows are normalised beforehand."""
     brute_force = package("cuvs", "cuvs.neighbors.brute_force")
@@ -222,70 +167,16 @@ ANY_CLASS = Task(signed=True, masked=False)
 MINING_PEERS = {
     "mm": Peer(mm),
     "mm_float16": Peer(mm_float16),
+    "mm_float32": Peer(mm_float32),
     "eager": Peer(eager, Task()),
     "eager_chunks": Peer(eager_chunks, Task()),
     "flash_kmeans": Peer(flash_kmeans, ANY_CLASS, slow=True, tf32=True),
     "pytorch_metric_learning": Peer(pytorch_metric_learning, Task(signed=True)),
     "faiss": Peer(faiss, ANY_CLASS),
+    "sklearn": Peer(sklearn, ANY_CLASS),
     "cuvs": Peer(cuvs, ANY_CLASS),
     "compile": Peer(compiled, Task(), slow=True),
     "copy": Peer(copy),
-}
-
-
-# --- losses
-
-
-def _timed(loss: Callable[[], Tensor], problem: Problem, mode: str) -> Callable[[], object]:
-    """Forward alone, as in evaluation, or forward and backward into fresh gradients."""
-
-    def forward() -> object:
-        with torch.no_grad():
-            return loss()
-
-    def both() -> object:
-        for x in (problem.anchor, problem.positive, problem.candidates):
-            x.grad = None
-        loss().backward()
-        return None
-
-    return forward if mode == "forward" else both
-
-
-def _loss_of(module: ModuleType) -> Callable[[Problem, str], Callable[[], object]]:
-    def peer(p: Problem, mode: str) -> Callable[[], object]:
-        def loss() -> Tensor:
-            return module.triplet_adv_loss(
-                p.anchor, p.positive, p.candidates, p.labels, p.candidate_labels,
-                margin=MARGIN, norm_weight=NORM_WEIGHT,
-            )  # fmt: skip
-
-        return _timed(loss, p, mode)
-
-    return peer
-
-
-def pytorch_metric_learning_loss(p: Problem, mode: str) -> Callable[[], object]:
-    """BatchHardMiner and TripletMarginLoss over a reference set that holds positives and pool."""
-    root = "pytorch_metric_learning"
-    distance = package(root, f"{root}.distances").CosineSimilarity()
-    miner = package(root, f"{root}.miners").BatchHardMiner(distance=distance)
-    criterion = package(root, f"{root}.losses").TripletMarginLoss(MARGIN, distance=distance)
-    labels = torch.cat([p.labels, p.candidate_labels])
-
-    def loss() -> Tensor:
-        pool = torch.cat([p.positive, p.candidates])
-        triplets = miner(p.anchor, p.labels, pool, labels)
-        return criterion(p.anchor, p.labels, triplets, ref_emb=pool, ref_labels=labels)
-
-    return _timed(loss, p, mode)
-
-
-LOSS_PEERS = {
-    "tla_ops": _loss_of(tla_ops),
-    "eager": _loss_of(reference),
-    "pytorch_metric_learning": pytorch_metric_learning_loss,
-    "mm": lambda p, mode: mm(p),
 }
 
 

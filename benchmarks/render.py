@@ -1,4 +1,7 @@
-"""Renders docs/performance.md from benchmarks/results: python benchmarks/render.py"""
+"""Renders docs/performance.md, docs/scaling.md and its figures from benchmarks/results.
+
+python benchmarks/render.py
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from pathlib import Path
 
 from render_latency import latency_tables, line
 from render_mining import grid_tables, long_table
+from render_scaling import figures, scaling_page
+from render_targets import targets_table
 
 HERE = Path(__file__).parent
-TARGET = HERE.parent / "docs" / "performance.md"
+DOCS = HERE.parent / "docs"
 INTRO = """# Performance
 
 Rendered by `benchmarks/render.py` from `benchmarks/results/`; `make bench` measures again. Medians
@@ -21,11 +26,13 @@ ratios to `tla_ops` in the same run count.
   candidates matrix.
 - `pytorch_metric_learning`: `BatchHardMiner` and `TripletMarginLoss` over a reference set of
   positives and candidates.
+- `compile`: torch.compile of the reference.
 - `mm`: the bare matrix product of anchors and candidates into a preallocated output, in the inputs'
   dtype. It neither masks nor picks, has no norms and no gradients; a bfloat16 product uses the
   processor's matrix unit and stores rounded scores, on which nothing should be mined.
 - regret: how much farther the pick is than the true minimum, in float64, over a sample of rows.
 """
+OF_TARGETS = ("mine_negatives", "triplet_adv_loss", "scaling")
 COLUMNS = (
     *("bench", "mode", "B, M, D", "dtype", "implementation"),
     *("median ms", "20–80%", "to tla_ops"),
@@ -45,13 +52,13 @@ def tables(document: dict) -> list[str]:
         line(["---"] * len(COLUMNS)),
     ]
     for (bench, mode, dtype, b, m, d), rows in groups.items():
-        ours = next(row["median_ms"] for row in rows if row["impl"] == "tla_ops")
+        ours = next((r.get("median_ms") for r in rows if r["impl"] == "tla_ops"), None)
         timed = [row for row in rows if "median_ms" in row]
         for row in sorted(timed, key=lambda row: row["median_ms"]):
-            ratio = row["median_ms"] / ours
+            ratio = f"{row['median_ms'] / ours:.2f}" if ours else "–"
             cells = (
                 *(bench, mode, f"{b}, {m}, {d}", dtype, row["impl"], f"{row['median_ms']:.3f}"),
-                *(f"{row['p20_ms']:.3f}–{row['p80_ms']:.3f}", f"{ratio:.2f}"),
+                *(f"{row['p20_ms']:.3f}–{row['p80_ms']:.3f}", ratio),
             )
             lines.append(line(cells))
     return lines
@@ -95,6 +102,10 @@ def screening_table(document: dict) -> list[str]:
 def page(results: Path) -> str:
     """The whole of docs/performance.md: says nothing that is not in a results file."""
     parts = [INTRO]
+    for folder in sorted(path for path in results.glob("*") if path.is_dir()):
+        found = [_read(p) for p in (folder / f"{name}.json" for name in OF_TARGETS) if p.exists()]
+        if found and "instruction_sets" in found[0]:  # a processor's
+            parts.append("\n".join(targets_table(found)) + "\n")
     for path in sorted(results.glob("*/triplet_adv_loss.json")):
         parts.append("\n".join(tables(_read(path))) + "\n")
     for document in map(_read, sorted(results.glob("*/latency.json"))):
@@ -114,9 +125,17 @@ def _read(path: Path) -> dict:
 
 
 def main() -> None:
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(page(HERE / "results"))
-    print(f"written to {TARGET}")
+    DOCS.mkdir(exist_ok=True)
+    results = HERE / "results"
+    scaling = [_read(path) for path in sorted(results.glob("*/scaling.json"))]
+    for name, text in (("performance.md", page(results)), ("scaling.md", scaling_page(scaling))):
+        (DOCS / name).write_text(text)
+        print(f"written to {DOCS / name}")
+    try:
+        for path in figures(scaling, DOCS):
+            print(f"written to {path}")
+    except ImportError as error:
+        print(f"figures left out: {error}")
 
 
 if __name__ == "__main__":

@@ -110,6 +110,25 @@ def test_candidates_gradient_is_dense_zeros_where_nothing_was_picked(device):
         assert not x.grad.any()
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_gradients_do_not_depend_on_what_memory_held(sparse, device):
+    """They are written in memory that was not cleared: no row is left as it was found."""
+    problem = make_problem(9, 300, 40, device=device)
+    problem.labels[2:5] = 99
+    problem.candidate_labels[:] = 99  # rows 2 to 4 have no negative
+
+    def soiled(fill):
+        leaves = problem.leaves()
+        loss = tla_ops.triplet_adv_loss(*leaves, sparse_grad=sparse)
+        dirt = [torch.full(x.shape, fill, device=device) for x in problem.features for _ in "123"]
+        del dirt
+        return [g.to_dense() for g in torch.autograd.grad(loss, leaves.features)]
+
+    for ours, again in zip(soiled(torch.nan), soiled(7.0), strict=True):
+        assert ours.isfinite().all()
+        assert same_bits(ours, again)
+
+
 def test_only_what_requires_a_gradient_gets_one(device):
     problem = make_problem(5, 30, 9, device=device)
     for wanted in range(1, 8):
@@ -248,11 +267,14 @@ def test_one_tensor_as_anchor_and_pool(device):
     close(x.grad, z.grad)
 
 
-def test_double_backward_says_so(device):
-    problem = make_problem(5, 30, 9, dtype=torch.float64, device=device).leaves()
+@pytest.mark.parametrize("which", range(3))
+def test_double_backward_says_so(which, device):
+    """Whichever of the features is the only one that requires a gradient."""
+    problem = make_problem(5, 30, 9, dtype=torch.float64, device=device)
+    problem.features[which].requires_grad_()
     loss = tla_ops.triplet_adv_loss(*problem, **CALL)
     with pytest.raises(RuntimeError, match=TWICE):
-        differentiate_twice(loss, problem.anchor)
+        differentiate_twice(loss, problem.features[which])
 
 
 def test_a_pool_changed_before_backward_never_gives_a_wrong_gradient(device):

@@ -108,7 +108,7 @@ def test_a_cuda_tensor_without_kernels_says_how_to_build_them(monkeypatch):
         type, index = "cuda", 7
 
     class FakeTensor:
-        device = Device()
+        device, is_cpu = Device(), False
 
     from tla_ops import _dispatch
 
@@ -123,7 +123,7 @@ def test_a_device_without_kernels_says_so_once():
         type = "xpu"
 
     class FakeTensor:
-        device = Device()
+        device, is_cpu = Device(), False
 
     with pytest.warns(UserWarning, match="no kernels for xpu"):
         assert not _dispatch.has_kernels(FakeTensor(), "cdist")

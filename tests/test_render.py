@@ -201,16 +201,19 @@ def test_a_wrong_pick_meets_no_target(render, tmp_path):
 
 
 def test_every_row_is_listed(render, tmp_path):
-    rows = mined((9, 80, 8), "float32", {"faiss": 2.0, "mm": 1.0}, tflops=3.0, peak_mb=4.0)
-    broken = mined((9, 80, 8), "float32", {"cuvs": None}, error="not installed: cuvs")
+    more = {"tflops": 3.0, "peak_mb": 4.0, "process_mb": 300.0}
+    rows = mined((9, 80, 8), "float32", {"faiss": 2.0}, times_float32_mm=2.0, **more)
+    rows += mined((9, 80, 8), "float32", {"mm": 1.0}, times_float32_mm=1.0, **more)
+    more = {"error": "not installed: cuvs", "memory_error": "out of memory"}
+    broken = mined((9, 80, 8), "float32", {"cuvs": None}, **more)
     head = {"capability": None, "instruction_sets": ["avx2"]}
     text = mining_page(render, tmp_path, broken + rows, **head)
     one = "| 9, 80, 8 | float32 | gaussian | mine_exact |"
     listed = [line.removeprefix(one) for line in text.splitlines() if line.startswith(one)]
     assert listed == [
-        " mm | 1.000 | 1.000–1.000 | 3 | 100% | 4 |  |  |",
-        " faiss | 2.000 | 2.000–2.000 | 3 | 50% | 4 |  |  |",
-        " cuvs | – |  |  |  |  |  | not installed: cuvs |",
+        " mm | 1.000 | 1.000–1.000 | 3 | 100% | 1.000 | 4 | 300 |  |  |",
+        " faiss | 2.000 | 2.000–2.000 | 3 | 50% | 2.000 | 4 | 300 |  |  |",
+        " cuvs | – |  |  |  |  |  |  |  | memory: out of memory; not installed: cuvs |",
     ]
 
 

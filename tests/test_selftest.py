@@ -308,7 +308,7 @@ def test_a_blas_that_adds_in_half_or_refuses_screens_nothing(monkeypatch):
 
 
 def test_screens_are_told_to_operators(monkeypatch):
-    x = SimpleNamespace(device=torch.device("cuda", 3))
+    x = SimpleNamespace(device=torch.device("cuda", 3), is_cuda=True)
     monkeypatch.setattr(_dispatch, "_tables", {3: frozenset({"mine", "mma", "blas"})})
     assert _dispatch.screens(x) == "blas mma"
     assert _dispatch._blas_screens()

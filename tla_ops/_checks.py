@@ -1,4 +1,7 @@
-"""Argument checks: errors before any launch, naming the argument, what was expected and got."""
+"""Argument checks: errors before any launch, naming the argument, what was expected and got.
+
+They take as long as a small problem's arithmetic: each asks a tensor as little as it can.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ REDUCTIONS = ("mean", "sum", "none")
 PRECISIONS = (None, "exact", "fast")
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_INT64, _STRIDED = torch.int64, torch.strided
 _LARGEST = sys.float_info.max
 INTEGERS = (
     *(torch.int64, torch.int32, torch.int16, torch.int8),
@@ -36,7 +40,7 @@ def features(where: str, name: str, x: Any, dims: tuple[int, ...], form: str) ->
         raise TypeError(
             f"{where}: {name} must be float64, float32, bfloat16 or float16, got {x.dtype}"
         )
-    if x.layout is not torch.strided:
+    if x.layout is not _STRIDED:
         raise TypeError(f"{where}: {name} must be a dense tensor, got layout {x.layout}")
     if x.dim() not in dims:
         raise ValueError(f"{where}: {name} must be {form}, got {shape(x)}")
@@ -49,6 +53,9 @@ def anchors(where: str, name: str, x: Any) -> None:
 
 
 def same_device(where: str, name: str, x: Tensor, anchor_name: str, anchor: Tensor) -> None:
+    # On CPUs there is one device, and asking for its name takes longer than this.
+    if x.is_cpu and anchor.is_cpu:
+        return
     if x.device != anchor.device:
         raise ValueError(
             f"{where}: {name} must be on {anchor.device} as {anchor_name} is, got {x.device}"
@@ -68,8 +75,8 @@ def rows_like(where: str, name: str, x: Any, anchor: Tensor, anchor_name: str = 
 
 def positives(where: str, x: Any, anchor: Tensor) -> None:
     features(where, "positive", x, (2, 3), "(B, D) or (B, K, D)")
-    b, d = anchor.shape
-    if x.shape[0] != b or x.shape[-1] != d:
+    size, (b, d) = x.shape, anchor.shape
+    if size[0] != b or size[-1] != d:
         raise ValueError(
             f"{where}: positive must be ({b}, {d}) or ({b}, K, {d}) to match anchor "
             f"{shape(anchor)}, got {shape(x)}"
@@ -89,12 +96,13 @@ def integers(
     """`x` as int64: one integer for each of `rows` rows of `of`."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{where}: {name} must be an integer tensor, got {type(x).__name__}")
-    if x.dtype not in INTEGERS:
-        raise TypeError(f"{where}: {name} must have an integer dtype, got {x.dtype}")
+    dtype = x.dtype
+    if dtype not in INTEGERS:
+        raise TypeError(f"{where}: {name} must have an integer dtype, got {dtype}")
     if x.dim() != 1 or x.shape[0] != rows:
         raise ValueError(f"{where}: {name} must be ({rows},) to match {of}, got {shape(x)}")
     same_device(where, name, x, anchor_name, anchor)
-    return x if x.dtype == torch.int64 else x.to(torch.int64)
+    return x if dtype is _INT64 else x.to(_INT64)
 
 
 def number(where: str, name: str, value: Any) -> float:

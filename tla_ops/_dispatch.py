@@ -46,6 +46,8 @@ def has_kernels(x: Tensor, *operators: str) -> bool:
     Raises:
         RuntimeError: a CUDA tensor where no CUDA kernels were built.
     """
+    if x.is_cpu and "cpu" in _TRUSTED:
+        return True  # without asking for the device's name, which takes longer
     kind = x.device.type
     if kind in _TRUSTED:
         return True
@@ -60,7 +62,7 @@ def has_kernels(x: Tensor, *operators: str) -> bool:
 
 def screens(x: Tensor) -> str:
     """The screens that compiled operators may use for this tensor, which `has_kernels` let in."""
-    if x.device.type != "cuda":
+    if not x.is_cuda:
         return ""
     table = _tables.get(x.device.index)
     if table is None:
@@ -173,8 +175,10 @@ def _float32_matmul_is_exact() -> bool:
 
 
 def is_fast(where: str, precision: str | None) -> bool:
+    if precision is None:
+        return not _float32_matmul_is_exact()
     check.choice(where, "precision", precision, check.PRECISIONS)
-    return not _float32_matmul_is_exact() if precision is None else precision == "fast"
+    return precision == "fast"
 
 
 def check_generator(where: str, anchor: Tensor, generator: torch.Generator | None) -> None:

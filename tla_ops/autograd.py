@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from ._dispatch import with_positives_dim
 
 
 class TripletOptions(NamedTuple):
@@ -61,12 +62,39 @@ def _first_order(
     return [g if need else None for g, need in zip(gradients, needed, strict=True)]
 
 
-def _detached(*tensors: Tensor) -> list[Tensor]:
-    return [t.detach() for t in tensors]
+def _detached(*tensors: Tensor) -> Sequence[Tensor]:
+    """For an operator that a backward calls: only under create_graph would it be recorded."""
+    return [t.detach() for t in tensors] if torch.is_grad_enabled() else tensors
+
+
+def _triplet_gradients(
+    ctx: Any, grad: Tensor, tensors: Sequence[Tensor], index: Tensor | None, sparse: bool
+) -> list[Tensor | None]:
+    """Of (anchor, positive, negative or the candidates that `index` picks from)."""
+    needs = ctx.needs_input_grad[:3]
+    g, anchor, positive, negative = _detached(grad, *tensors)
+    grads = ops.triplet_loss_backward(
+        g, anchor, with_positives_dim(positive), negative, None, index, *ctx.options, *needs, sparse
+    )
+    if needs[1] and positive.dim() == 2:
+        grads = grads[0], grads[1].squeeze(1), grads[2]
+    if needs[2] and sparse and index is not None:
+        grads = *grads[:2], _sparse_rows(grads[2], index, negative)
+    return _first_order(grads, needs, grad, *tensors)
+
+
+def _sparse_rows(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """Rows (B, D) at `index`, as ``nn.Embedding`` gives; zero for anchors without a pick."""
+    if like.shape[0] == 0:
+        rows, index = rows[:0], index[:0]
+    return torch.sparse_coo_tensor(
+        index.clamp(min=0).unsqueeze(0), rows, like.shape, check_invariants=False
+    )
 
 
 class TripletAdvLoss(torch.autograd.Function):
-    """Mining and loss in one operator: (loss, negative_index, positive and negative distance)."""
+    """Mining and loss in one operator: the loss, or with `details` the operator's four results,
+    which cost as much as the rest of the Function."""
 
     @staticmethod
     def forward(
@@ -79,37 +107,26 @@ class TripletAdvLoss(torch.autograd.Function):
         mine: MineOptions,
         options: TripletOptions,
         sparse_grad: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        details: bool,
+    ) -> Tensor | tuple[Tensor, ...]:
         o = options
         output = ops.triplet_adv_loss(
-            anchor, positive, candidates, labels, candidate_labels, mine.target_labels,
-            mine.exclude, mine.uniform, o.margin, o.weight, o.norm_weight, o.metric, mine.mining,
-            o.norm, o.reduction, mine.fast, mine.screens,
+            anchor, with_positives_dim(positive), candidates, labels, candidate_labels,
+            mine.target_labels, mine.exclude, mine.uniform, o.margin, o.weight, o.norm_weight,
+            o.metric, mine.mining, o.norm, o.reduction, mine.fast, mine.screens,
         )  # fmt: skip
         ctx.options, ctx.sparse_grad = options, sparse_grad
-        ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(anchor, positive, candidates, output[1])
+        if not details:
+            return output[0]
+        ctx.mark_non_differentiable(*output[1:])
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, index = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
-        grads = ops.triplet_loss_backward(
-            *_detached(grad, *tensors), None, index, *ctx.options, *needs, ctx.sparse_grad
-        )
-        if needs[2] and ctx.sparse_grad:
-            grads = (*grads[:2], _sparse_rows(grads[2], index, tensors[2]))
-        return *_first_order(grads, needs, grad, *tensors), None, None, None, None, None
-
-
-def _sparse_rows(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """Rows (B, D) at `index`, as ``nn.Embedding`` gives; zero for anchors without a pick."""
-    if like.shape[0] == 0:
-        rows, index = rows[:0], index[:0]
-    return torch.sparse_coo_tensor(
-        index.clamp(min=0).unsqueeze(0), rows, like.shape, check_invariants=False
-    )
+        grads = _triplet_gradients(ctx, grad, tensors, index, ctx.sparse_grad)
+        return *grads, None, None, None, None, None, None
 
 
 class TripletLoss(torch.autograd.Function):
@@ -119,7 +136,8 @@ class TripletLoss(torch.autograd.Function):
     def forward(
         ctx: Any, anchor: Tensor, positive: Tensor, negative: Tensor, options: TripletOptions
     ) -> tuple[Tensor, Tensor, Tensor]:
-        output = ops.triplet_loss(anchor, positive, negative, None, None, *options)
+        positives = with_positives_dim(positive)
+        output = ops.triplet_loss(anchor, positives, negative, None, None, *options)
         ctx.options = options
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(anchor, positive, negative)
@@ -127,12 +145,7 @@ class TripletLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
-        grads = ops.triplet_loss_backward(
-            *_detached(grad, *tensors), None, None, *ctx.options, *needs, False
-        )
-        return *_first_order(grads, needs, grad, *tensors), None
+        return *_triplet_gradients(ctx, grad, ctx.saved_tensors, None, False), None
 
 
 class BatchHardTripletLoss(torch.autograd.Function):

@@ -16,7 +16,6 @@ from ._dispatch import (
     is_fast,
     screens,
     uniform_draws,
-    with_positives_dim,
 )
 from .types import BatchHardDetails, TripletLossDetails
 
@@ -116,12 +115,12 @@ def triplet_adv_loss(
             return_details=return_details,
         )  # fmt: skip
     uniform = uniform_draws(mining, anchor, generator)
-    details = autograd.TripletAdvLoss.apply(
-        anchor, with_positives_dim(positive), candidates, labels, candidate_labels,
+    output = autograd.TripletAdvLoss.apply(
+        anchor, positive, candidates, labels, candidate_labels,
         autograd.MineOptions(target_labels, exclude, uniform, mining, fast, screens(anchor)),
-        options, sparse_grad,
+        options, sparse_grad, return_details,
     )  # fmt: skip
-    return TripletLossDetails(*details) if return_details else details[0]
+    return TripletLossDetails(*output) if return_details else output
 
 
 def triplet_loss(
@@ -173,7 +172,7 @@ def triplet_loss(
             anchor, positive, negative, **options._asdict(), return_details=return_details
         )
     loss, positive_distance, negative_distance = autograd.TripletLoss.apply(
-        anchor, with_positives_dim(positive), negative, options
+        anchor, positive, negative, options
     )
     if not return_details:
         return loss

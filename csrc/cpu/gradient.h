@@ -4,6 +4,9 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "rows.h"
 
 namespace tla::cpu {
@@ -75,5 +78,37 @@ void write_row(void* data, Type type, int64_t i, int64_t d, const T* row) {
       return half(static_cast<torch::headeronly::Half*>(data));
   }
 }
+
+// The rows of a contiguous gradient; without a tensor they go nowhere.
+class GradientRows {
+ public:
+  explicit GradientRows(int64_t d) : d_(d) {}
+  GradientRows(const Tensor& t, int64_t d)
+      : data_(static_cast<char*>(t.mutable_data_ptr())), type_(type_of(t)), row_bytes_(d * size_of(type_)), d_(d) {}
+
+  explicit operator bool() const { return data_ != nullptr; }
+
+  // Row i, cleared, to add to: in place where it holds T, otherwise in `scratch`, and `finish` rounds it.
+  template <class T>
+  T* start(int64_t i, T* scratch) const {
+    T* row = data_ != nullptr && type_ == type_in<T>() ? reinterpret_cast<T*>(data_ + i * row_bytes_) : scratch;
+    std::fill(row, row + d_, T(0));
+    return row;
+  }
+  template <class T>
+  void finish(int64_t i, const T* row) const {
+    if (data_ != nullptr && type_ != type_in<T>()) write_row(data_, type_, i, d_, row);
+  }
+
+  // Zeros in rows [begin, end).
+  void clear(int64_t begin, int64_t end) const {
+    if (end > begin) std::memset(data_ + begin * row_bytes_, 0, (end - begin) * row_bytes_);
+  }
+
+ private:
+  char* data_ = nullptr;
+  Type type_ = Type::kFloat32;
+  int64_t row_bytes_ = 0, d_ = 0;
+};
 
 }  // namespace tla::cpu

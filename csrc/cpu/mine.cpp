@@ -16,7 +16,7 @@ const int64_t* data_or_null(const std::optional<Tensor>& t) {
 }
 
 std::optional<Tensor> dense(const std::optional<Tensor>& t) {
-  return t ? std::optional<Tensor>(torch::stable::contiguous(*t)) : std::nullopt;
+  return t ? std::optional<Tensor>(as_contiguous(*t)) : std::nullopt;
 }
 
 template <class T>
@@ -73,14 +73,13 @@ std::vector<Pick<T>> random_picks(Metric metric, const Matrix& anchor, const Mat
 template <class T>
 std::vector<Pick<T>> mine_picks(const MineInputs& inputs, Metric metric, Mining mining, bool same_class) {
   const Matrix anchor = matrix(inputs.anchor), candidates = matrix(inputs.candidates);
-  const Tensor own = torch::stable::contiguous(inputs.labels),
-               pool = torch::stable::contiguous(inputs.candidate_labels);
+  const Tensor own = as_contiguous(inputs.labels), pool = as_contiguous(inputs.candidate_labels);
   const std::optional<Tensor> target = dense(inputs.target_labels), exclude = dense(inputs.exclude);
   const Labels labels = read_labels(static_cast<const int64_t*>(pool.const_data_ptr()), candidates.rows,
                                     static_cast<const int64_t*>(own.const_data_ptr()), data_or_null(target),
                                     data_or_null(exclude), anchor.rows, same_class);
   if (mining == Mining::kRandom)
-    return random_picks<T>(metric, anchor, candidates, labels, torch::stable::contiguous(inputs.uniform.value()));
+    return random_picks<T>(metric, anchor, candidates, labels, as_contiguous(inputs.uniform.value()));
 
   std::vector<Query> queries(anchor.rows);
   for (int64_t i = 0; i < anchor.rows; ++i) queries[i] = {i, labels.rules[i]};

@@ -14,6 +14,12 @@
 
 namespace tla::cpu {
 
+// What a tensor of T holds.
+template <class T>
+constexpr Type type_in() {
+  return sizeof(T) == 8 ? Type::kFloat64 : Type::kFloat32;
+}
+
 // A 2-D view: `rows` rows of `cols` elements. Strides count elements and may be anything, 0 included.
 struct Matrix {
   const char* data = nullptr;
@@ -22,7 +28,7 @@ struct Matrix {
 
   template <class T>
   bool contiguous_rows() const {
-    return type == (sizeof(T) == 8 ? Type::kFloat64 : Type::kFloat32) && (col_stride == 1 || cols == 1);
+    return type == type_in<T>() && (col_stride == 1 || cols == 1);
   }
 
   // Row i as T: in place where it already is that, otherwise converted into `scratch` (cols elements).
@@ -135,9 +141,22 @@ void add_scaled(double alpha, const T* x, int64_t d, T* y) {
 // Rows at a time a thread should take, so that a parallel region is worth its start.
 inline int64_t grain(int64_t work_per_row) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_row)); }
 
+// A contiguous tensor. Not torch::stable::empty, which goes through the dispatcher: ten times the time.
 inline Tensor empty(std::initializer_list<int64_t> size, ScalarType type) {
-  const std::vector<int64_t> sizes(size);
-  return torch::stable::empty(sizes, type, std::nullopt, torch::stable::Device(torch::headeronly::DeviceType::CPU));
+  constexpr size_t kMost = 3;
+  int64_t strides[kMost], stride = 1;
+  for (size_t k = size.size(); k-- > 0;) {
+    strides[k] = stride;
+    stride *= std::max<int64_t>(1, size.begin()[k]);
+  }
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(size.size(), size.begin(), strides, dtype, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
+
+// The tensor itself where that is possible; asking torch for as much goes through the dispatcher.
+inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 }  // namespace tla::cpu

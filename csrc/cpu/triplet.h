@@ -58,7 +58,7 @@ class TripletInputs {
  private:
   const int64_t* keep(const std::optional<Tensor>& index, int slot) {
     if (!index) return nullptr;
-    indices_[slot] = torch::stable::contiguous(*index);
+    indices_[slot] = as_contiguous(*index);
     return static_cast<const int64_t*>(indices_[slot]->const_data_ptr());
   }
 
