@@ -9,12 +9,16 @@ STABLE_TORCH_LIBRARY(tla_ops, m) {
   m.def(
       "mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels, Tensor? positive,"
       " Tensor? target_labels, Tensor? exclude, Tensor? uniform, str metric, str mining, bool same_class, bool fast,"
-      " str screens=\"\")"
+      " str screens=\"\", Tensor? packed=None)"
       " -> (Tensor distance, Tensor index)");
+  // The candidates packed for a CPU's screen, for as many searches as they stay as they are: `packed` above; and rows
+  // [first, first + count) of them packed again. (0,) where there is no such screen.
+  m.def("pack_pool(Tensor candidates, str metric) -> Tensor");
+  m.def("repack_pool(Tensor(a!) packed, Tensor candidates, int first, int count) -> ()");
   m.def(
       "triplet_adv_loss(Tensor anchor, Tensor positive, Tensor candidates, Tensor labels, Tensor candidate_labels,"
       " Tensor? target_labels, Tensor? exclude, Tensor? uniform, float margin, float weight, float norm_weight,"
-      " str metric, str mining, str norm, str reduction, bool fast, str screens=\"\")"
+      " str metric, str mining, str norm, str reduction, bool fast, str screens=\"\", Tensor? packed=None)"
       " -> (Tensor loss, Tensor negative_index, Tensor positive_distance, Tensor negative_distance)");
   m.def(
       "triplet_loss(Tensor anchor, Tensor positive, Tensor negative, Tensor? positive_index, Tensor? negative_index,"

@@ -36,6 +36,7 @@ class MineOptions(NamedTuple):
     mining: str
     fast: bool
     screens: str
+    packed: Tensor | None
 
 
 class _NoDoubleBackward(torch.autograd.Function):
@@ -114,6 +115,7 @@ class TripletAdvLoss(torch.autograd.Function):
             anchor, with_positives_dim(positive), candidates, labels, candidate_labels,
             mine.target_labels, mine.exclude, mine.uniform, o.margin, o.weight, o.norm_weight,
             o.metric, mine.mining, o.norm, o.reduction, mine.fast, mine.screens,
+            mine.packed,
         )  # fmt: skip
         ctx.options, ctx.sparse_grad = options, sparse_grad
         ctx.save_for_backward(anchor, positive, candidates, output[1])

@@ -14,6 +14,7 @@ from ._dispatch import (
     check_generator,
     has_kernels,
     is_fast,
+    packed,
     screens,
     uniform_draws,
 )
@@ -117,7 +118,9 @@ def triplet_adv_loss(
     uniform = uniform_draws(mining, anchor, generator)
     output = autograd.TripletAdvLoss.apply(
         anchor, positive, candidates, labels, candidate_labels,
-        autograd.MineOptions(target_labels, exclude, uniform, mining, fast, screens(anchor)),
+        autograd.MineOptions(target_labels, exclude, uniform, mining, fast, screens(anchor),
+            packed(candidates, metric),
+        ),
         options, sparse_grad, return_details,
     )  # fmt: skip
     return TripletLossDetails(*output) if return_details else output

@@ -11,6 +11,7 @@ from ._dispatch import (
     check_generator,
     has_kernels,
     is_fast,
+    packed,
     screens,
     uniform_draws,
     with_positives_dim,
@@ -137,4 +138,5 @@ def _mine(
     return ops.mine(
         anchor.detach(), candidates.detach(), labels, candidate_labels, positive, target_labels,
         exclude, uniform, metric, mining, same_class, fast, screens(anchor),
+        packed(candidates, metric),
     )  # fmt: skip

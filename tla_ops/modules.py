@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._pool import pool_of
 from .functional import triplet_adv_loss
 
 NEVER_LABEL = torch.iinfo(torch.int64).min
@@ -88,6 +89,10 @@ class FeatureBank(nn.Module):
     Enqueue after backward: the loss keeps a reference to ``features``, and autograd refuses
     tensors that were written to in between.
 
+    Searched more than once, a bank on a CPU with a matrix unit keeps its rows in the form in which
+    that unit reads them, another 2 bytes an element for each family of metrics that is asked for
+    (cosines, euclidean); what is enqueued is added to it.
+
     Args:
         capacity: rows the ring holds, at least 1.
         dim: features a row has, at least 1.
@@ -147,11 +152,16 @@ class FeatureBank(nn.Module):
         )  # fmt: skip
         count, capacity = features.shape[0], self.capacity
         first = max(0, count - capacity)
+        pool = None if torch.compiler.is_compiling() else pool_of(self.features)
+        unchanged = pool is not None and pool.is_current(self.features)
+        start = int(self.cursor) + first if unchanged else 0  # only ever on a CPU
         slots = torch.arange(first, count, device=features.device)
         slots = (slots + self.cursor) % capacity
         self.features.index_copy_(0, slots, features[first:].to(self.features.dtype))
         self.labels.index_copy_(0, slots, labels[first:])
         self.cursor.copy_((self.cursor + count) % capacity)
+        if pool is not None and unchanged:
+            pool.follow(self.features, start % capacity, count - first)
 
     @torch.no_grad()
     def clear(self) -> None:

@@ -18,6 +18,8 @@ triplet_loss = torch.ops.tla_ops.triplet_loss.default
 triplet_loss_backward = torch.ops.tla_ops.triplet_loss_backward.default
 cdist = torch.ops.tla_ops.cdist.default
 cdist_backward = torch.ops.tla_ops.cdist_backward.default
+pack_pool = torch.ops.tla_ops.pack_pool.default
+repack_pool = torch.ops.tla_ops.repack_pool.default
 
 
 def result_dtype(anchor: Tensor) -> torch.dtype:
@@ -32,7 +34,7 @@ def _losses(anchor: Tensor, reduction: str) -> Tensor:
 
 @torch.library.register_fake("tla_ops::mine")
 def _(anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
-      metric, mining, same_class, fast, screens=""):  # fmt: skip
+      metric, mining, same_class, fast, screens="", packed=None):  # fmt: skip
     rows = anchor.shape[0]
     distance = anchor.new_empty((rows,), dtype=result_dtype(anchor))
     return distance, anchor.new_empty((rows,), dtype=torch.int64)
@@ -40,7 +42,7 @@ def _(anchor, candidates, labels, candidate_labels, positive, target_labels, exc
 
 @torch.library.register_fake("tla_ops::triplet_adv_loss")
 def _(anchor, positive, candidates, labels, candidate_labels, target_labels, exclude, uniform,
-      margin, weight, norm_weight, metric, mining, norm, reduction, fast, screens=""):  # fmt: skip
+      margin, weight, norm_weight, metric, mining, norm, reduction, fast, screens="", packed=None):  # fmt: skip
     rows, count = positive.shape[:2]
     dtype = result_dtype(anchor)
     return (
@@ -87,3 +89,14 @@ def _(grad, x1, x2, metric, need_x1, need_x2):
         x1.new_empty(x1.shape if need_x1 else (0,)),
         x2.new_empty(x2.shape if need_x2 else (0,)),
     )
+
+
+@torch.library.register_fake("tla_ops::pack_pool")
+def _(candidates, metric):
+    # Its size depends on the processor: traced code does not keep packed rows.
+    raise NotImplementedError("tla_ops::pack_pool cannot be traced")
+
+
+@torch.library.register_fake("tla_ops::repack_pool")
+def _(packed, candidates, first, count):
+    return None

@@ -69,6 +69,8 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
     plan.splits = std::clamp<int64_t>(candidates / plan.tile, 1, wanted);
   }
   plan.split_size = std::max<int64_t>(1, ceil_div(candidates, plan.splits));
+  // Panels of a packed pool are not cut.
+  if (plan.kind == SearchPlan::kAmx) plan.split_size = ceil_div(plan.split_size, 32) * 32;
   plan.splits = std::max<int64_t>(1, ceil_div(candidates, plan.split_size));
   return plan;
 }

@@ -34,6 +34,27 @@ template <class Chunk>
   if (k < d) chunk(k, mask(d - k), mask(d - k - 16));
 }
 
+// A vector without a direction has none here, either.
+float inverse_norm(float square) { return square < 1e-24f ? 0 : 1 / std::sqrt(square); }
+
+// bfloat16 without a center is multiplied as it is.
+template <class Store>
+void pack_as_it_is(const char* row, int64_t d, const Center& center, Facts& facts, int64_t i, const Store& store) {
+  __m512 even = _mm512_setzero_ps(), odd = even;
+  for_chunks(d, [&](int64_t k, __mmask16 first, __mmask16 second) __attribute__((always_inline)) {
+    const __m512i bits = _mm512_maskz_loadu_epi16(_mm512_kunpackw(second, first), row + 2 * k);
+    store(bits, i, k);
+    const __m512 low = widen(_mm512_castsi512_si256(bits)), high = widen(_mm512_extracti64x4_epi64(bits, 1));
+    even = _mm512_fmadd_ps(low, low, even);
+    odd = _mm512_fmadd_ps(high, high, odd);
+  });
+  const float square = _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+  facts.square[i] = square;
+  facts.size[i] = !center.unit ? square : square < 1e-24f ? 0 : 1;
+  facts.lost[i] = facts.along[i] = 0;
+  facts.scale[i] = center.unit ? inverse_norm(square) : 1;
+}
+
 // `store` puts 32 rounded columns of a row away.
 template <Type kType, bool kCentered, class Store>
 void pack_row(const char* row, int64_t d, const Center& center, Facts& facts, int64_t i, const Store& store) {
@@ -44,8 +65,7 @@ void pack_row(const char* row, int64_t d, const Center& center, Facts& facts, in
     odd = _mm512_fmadd_ps(high, high, odd);
   });
   const float square = _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
-  // A vector without a direction has none here, either.
-  const __m512 scale = _mm512_set1_ps(!center.unit ? 1 : square < 1e-24f ? 0 : 1 / std::sqrt(square));
+  const __m512 scale = _mm512_set1_ps(center.unit ? inverse_norm(square) : 1);
   for_chunks(d, [&](int64_t k, __mmask16 first, __mmask16 second) __attribute__((always_inline)) {
     __m512 low = _mm512_mul_ps(load<kType>(row, k, first), scale);
     __m512 high = _mm512_mul_ps(load<kType>(row, k + 16, second), scale);
@@ -66,6 +86,7 @@ void pack_row(const char* row, int64_t d, const Center& center, Facts& facts, in
   facts.size[i] = _mm512_reduce_add_ps(size);
   facts.lost[i] = _mm512_reduce_add_ps(lost);
   facts.along[i] = kCentered ? _mm512_reduce_add_ps(along) : 0;
+  facts.scale[i] = 1;
 }
 
 // Panel layout: for each 32 columns two tiles of 16 rows.
@@ -90,7 +111,8 @@ struct StorePairs {
 
 template <Type kType, class Store>
 void pack_as(const Rows& rows, const Center& center, Facts& facts, const Store& store) {
-  const auto pack_row_as = center.mean ? pack_row<kType, true, Store> : pack_row<kType, false, Store>;
+  constexpr auto plain = kType == Type::kBFloat16 ? pack_as_it_is<Store> : pack_row<kType, false, Store>;
+  const auto pack_row_as = center.mean ? pack_row<kType, true, Store> : plain;
   for (int64_t i = 0; i < rows.count; ++i) pack_row_as(rows.data + i * rows.stride, rows.d, center, facts, i, store);
   for (int64_t i = rows.count; i < kPanel; ++i)
     for (int64_t k = 0; k < rows.d; k += 32) store(_mm512_setzero_si512(), i, k);
@@ -175,12 +197,12 @@ class Scanner {
 
   [[gnu::always_inline]] void step() {
     if (candidate_ >= kPanel) return;
-    const __m512 offset = _mm512_set1_ps(c_.offset[candidate_]);
+    const __m512 offset = _mm512_set1_ps(c_.offset[candidate_]), scale = _mm512_set1_ps(c_.scale[candidate_]);
     const __m512i code = _mm512_set1_epi32(c_.code[candidate_]);
     __mmask16 hit[2], same[2];
     for (int h = 0; h < 2; ++h) {
-      const __m512 sum =
-          _mm512_add_ps(_mm512_load_ps(scores_ + candidate_ * kPanel + 16 * h), _mm512_add_ps(offset_[h], offset));
+      const __m512 sum = _mm512_fmadd_ps(_mm512_load_ps(scores_ + candidate_ * kPanel + 16 * h), scale,
+                                         _mm512_add_ps(offset_[h], offset));
       const __m512 score = _mm512_castsi512_ps(
           _mm512_ternarylogic_epi32(_mm512_castps_si512(sum), keep_, flip_, 0x6a));  // (sum & keep) ^ flip
       same[h] = _mm512_cmpeq_epi32_mask(code_[h], code);
@@ -200,7 +222,7 @@ class Scanner {
     for (int64_t j = 0; j < kPanel; ++j)
       for (uint32_t mask = masks_[j] & alive_; mask != 0; mask &= mask - 1) {
         const int i = __builtin_ctz(mask);
-        const float sum = scores_[j * kPanel + i] + (a.offset[first_ + i] + c_.offset[j]);
+        const float sum = __builtin_fmaf(scores_[j * kPanel + i], c_.scale[j], a.offset[first_ + i] + c_.offset[j]);
         uint32_t bits;
         std::memcpy(&bits, &sum, 4);
         bits = (bits & a.keep) ^ a.flip;

@@ -26,26 +26,30 @@ struct Center {
   bool unit;          // of directions: rows are divided by their norms first
 };
 
-// What packing found of each row x, which became v = x - center and then v'.
+// What packing found of each row x (for the cosines: of its direction), which became v = x - center and then scale *
+// v'.
 struct Facts {
   float square[kPanel];  // |x|^2
   float size[kPanel];    // |v|^2
   float lost[kPanel];    // |v - v'|^2
   float along[kPanel];   // <center, v>
+  float scale[kPanel];   // by which products are multiplied
 };
 
 // Elements of a packed panel: kPanel rows, those beyond the end zeros.
 inline int64_t panel_size(int64_t d) { return padded(d) * kPanel; }
 
+// bfloat16 that is multiplied as it lies there loses nothing, so directions of such rows are a matter of their scale.
 // Panels start on cache lines. Anchors are laid out in pairs of columns, one anchor a lane, so that scores come out
 // with anchors side by side.
 void pack_candidates(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts);
+// Their scale is 1.
 void pack_anchors(const Rows& rows, const Center& center, uint16_t* panel, Facts& facts);
 
-// A block of anchors, each array as long as its panels. With sum = <v'_a, v'_c> + offset_a + offset_c, a score is sum,
-// or |sum|, or the negative of these: ((sum as bits) & keep) ^ flip. A score is within
-// own + size * by_size + lost * by_lost + rest of the canonical one. A hit is a candidate of the right class with
-// score + error >= best and score - error <= limit (where there are limits); a NaN is one always.
+// A block of anchors, each array as long as its panels. With sum = scale_c <v'_a, v'_c> + offset_a + offset_c, a score
+// is sum, or |sum|, or the negative of these: ((sum as bits) & keep) ^ flip. A score is within own + size * by_size +
+// lost * by_lost + rest of the canonical one. A hit is a candidate of the right class with score + error >= best and
+// score - error <= limit (where there are limits); a NaN is one always.
 struct Anchors {
   int64_t panels, d;
   const uint16_t* rows;
@@ -58,7 +62,7 @@ struct Anchors {
 
 struct Candidates {
   const uint16_t* rows;
-  const float* offset;
+  const float *scale, *offset;
   const int32_t* code;
   float by_size, by_lost, rest;
 };

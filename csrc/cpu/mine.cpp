@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 
 #include "miner.h"
+#include "pool.h"
 
 namespace tla::cpu {
 namespace {
@@ -68,6 +70,17 @@ std::vector<Pick<T>> random_picks(Metric metric, const Matrix& anchor, const Mat
   return picks;
 }
 
+// The packed candidates, where the screen they are for is in use.
+std::optional<PackedPool> packed_pool(const MineInputs& inputs, const Matrix& candidates, Metric metric) {
+  if (!inputs.packed || !amx_in_use()) return std::nullopt;
+  const Tensor& packed = *inputs.packed;
+  if (!fits_pool(packed, candidates)) throw std::invalid_argument("packed belongs to candidates of another shape");
+  const PackedPool pool(static_cast<char*>(const_cast<void*>(packed.const_data_ptr())), candidates.cols);
+  if (metric == Metric::kChebyshev || pool.unit() != is_cosine(metric))
+    throw std::invalid_argument("packed belongs to another metric");
+  return pool;
+}
+
 }  // namespace
 
 template <class T>
@@ -78,6 +91,8 @@ std::vector<Pick<T>> mine_picks(const MineInputs& inputs, Metric metric, Mining 
   const Labels labels = read_labels(static_cast<const int64_t*>(pool.const_data_ptr()), candidates.rows,
                                     static_cast<const int64_t*>(own.const_data_ptr()), data_or_null(target),
                                     data_or_null(exclude), anchor.rows, same_class);
+  const std::optional<PackedPool> kept = packed_pool(inputs, candidates, metric);
+  const PackedPool* const packed = kept ? &*kept : nullptr;
   if (mining == Mining::kRandom)
     return random_picks<T>(metric, anchor, candidates, labels, as_contiguous(inputs.uniform.value()));
 
@@ -89,13 +104,13 @@ std::vector<Pick<T>> mine_picks(const MineInputs& inputs, Metric metric, Mining 
     for (int64_t i = 0; i < anchor.rows; ++i) queries[i].above = above[i];
   }
   const bool farthest = same_class && mining == Mining::kHardest;
-  std::vector<Pick<T>> picks = search<T>(metric, anchor, candidates, labels.codes, queries, farthest);
+  std::vector<Pick<T>> picks = search<T>(metric, anchor, candidates, labels.codes, queries, farthest, packed);
   if (semihard) {
     // Where nothing is farther than the positive, the farthest is taken.
     std::vector<Query> left;
     for (int64_t i = 0; i < anchor.rows; ++i)
       if (picks[i].index < 0) left.push_back({i, labels.rules[i]});
-    const std::vector<Pick<T>> found = search<T>(metric, anchor, candidates, labels.codes, left, true);
+    const std::vector<Pick<T>> found = search<T>(metric, anchor, candidates, labels.codes, left, true, packed);
     for (size_t i = 0; i < left.size(); ++i) picks[left[i].row] = found[i];
   }
   return picks;
@@ -121,8 +136,10 @@ std::tuple<Tensor, Tensor> mine_as(const MineInputs& inputs, Metric metric, Mini
 std::tuple<Tensor, Tensor> mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels,
                                 std::optional<Tensor> positive, std::optional<Tensor> target_labels,
                                 std::optional<Tensor> exclude, std::optional<Tensor> uniform, std::string metric,
-                                std::string mining, bool same_class, [[maybe_unused]] bool fast, const std::string&) {
-  const MineInputs inputs{anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform};
+                                std::string mining, bool same_class, [[maybe_unused]] bool fast, const std::string&,
+                                std::optional<Tensor> packed) {
+  const MineInputs inputs{anchor,  candidates, labels, candidate_labels, positive, target_labels,
+                          exclude, uniform,    packed};
   const Metric m = parse_metric(metric);
   const Mining how = parse_mining(mining);
   return result_type(anchor) == ScalarType::Double ? mine_as<double>(inputs, m, how, same_class)

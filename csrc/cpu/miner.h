@@ -13,6 +13,7 @@ namespace tla::cpu {
 struct MineInputs {
   Tensor anchor, candidates, labels, candidate_labels;
   std::optional<Tensor> positive, target_labels, exclude, uniform;
+  std::optional<Tensor> packed;  // the candidates as pack_pool made them
 };
 
 // Each anchor's pick among candidates of another class, or of its own (`same_class`: hardest is farthest there).

@@ -8,11 +8,12 @@
 namespace tla::cpu {
 namespace {
 
+#ifdef TLA_HAVE_AMX
 // The search of a task by the AMX unit; what it leaves goes on with tiles, in blocks of their own size.
 template <class T>
-void screened_task(const Search<T>& search, const Center& center, int64_t first, int64_t count, int64_t begin,
-                   int64_t end, Pick<T>* out) {
-  ScreenTask<T> task(search, center, first, count, out);
+void screened_task(const Search<T>& search, const Center& center, const PackedPool* pool, int64_t first, int64_t count,
+                   int64_t begin, int64_t end, Pick<T>* out) {
+  ScreenTask<T> task(search, center, pool, first, count, out);
   const int64_t stopped = task.run(begin, end);
   task.write(out);
   if (stopped == end) return;
@@ -20,19 +21,21 @@ void screened_task(const Search<T>& search, const Center& center, int64_t first,
   for (int64_t i = 0; i < count; i += rest.anchor_block)
     tile_task(search, rest, first + i, std::min(rest.anchor_block, count - i), stopped, end, out + i);
 }
+#endif
 
 }  // namespace
 
 template <class T>
 std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& candidates,
-                            const std::vector<int32_t>& codes, const std::vector<Query>& queries, bool farthest) {
+                            const std::vector<int32_t>& codes, const std::vector<Query>& queries, bool farthest,
+                            [[maybe_unused]] const PackedPool* packed) {
   const int64_t b = queries.size(), m = candidates.rows;
   const SearchPlan plan = plan_search(b, m, anchor.cols, sizeof(T), torch::stable::get_num_threads(),
                                       {.screen = metric != Metric::kChebyshev && amx_in_use()});
   const Search<T> search{metric, anchor, candidates, codes, queries, farthest};
 #ifdef TLA_HAVE_AMX
   std::optional<Center> center;
-  if (plan.kind == SearchPlan::kAmx) center.emplace(candidates, codes, metric);
+  if (plan.kind == SearchPlan::kAmx) center = packed ? packed->center() : Center(candidates, codes.data(), metric);
 #endif
   std::vector<Pick<T>> picks(b * plan.splits);
   const int64_t tasks = plan.blocks * plan.splits;
@@ -44,7 +47,7 @@ std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& c
       Pick<T>* const out = picks.data() + split * b + first;
 #ifdef TLA_HAVE_AMX
       if (center) {
-        screened_task(search, *center, first, count, begin, end, out);
+        screened_task(search, *center, packed, first, count, begin, end, out);
         continue;
       }
 #endif
@@ -59,8 +62,8 @@ std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& c
 }
 
 template std::vector<Pick<float>> search(Metric, const Matrix&, const Matrix&, const std::vector<int32_t>&,
-                                         const std::vector<Query>&, bool);
+                                         const std::vector<Query>&, bool, const PackedPool*);
 template std::vector<Pick<double>> search(Metric, const Matrix&, const Matrix&, const std::vector<int32_t>&,
-                                          const std::vector<Query>&, bool);
+                                          const std::vector<Query>&, bool, const PackedPool*);
 
 }  // namespace tla::cpu

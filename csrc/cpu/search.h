@@ -9,6 +9,8 @@
 
 namespace tla::cpu {
 
+class PackedPool;
+
 template <class T>
 struct Pick {
   T distance = std::numeric_limits<T>::infinity();
@@ -22,10 +24,11 @@ struct Query {
   double above = -std::numeric_limits<double>::infinity();
 };
 
-// Picks in the order of the queries. A NaN distance comes first, then the smallest (or, with `farthest`, the largest)
-// distance, then the lowest index.
+// Picks in the order of the queries. `packed`: what pack_pool made of the candidates for such a metric, or null. A NaN
+// distance comes first, then the smallest (or, with `farthest`, the largest) distance, then the lowest index.
 template <class T>
 std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& candidates,
-                            const std::vector<int32_t>& codes, const std::vector<Query>& queries, bool farthest);
+                            const std::vector<int32_t>& codes, const std::vector<Query>& queries, bool farthest,
+                            const PackedPool* packed = nullptr);
 
 }  // namespace tla::cpu

@@ -2,43 +2,12 @@
 // decide. docs/exactness.md derives the bounds.
 #pragma once
 
-#include "amx.h"
+#include "pool.h"
 #include "search_state.h"
 
 namespace tla::cpu {
 
 #ifdef TLA_HAVE_AMX
-
-// Rows of any type and strides as the packing reads them: in place, or converted to float32.
-class PackedRows {
- public:
-  explicit PackedRows(const Matrix& m) : m_(m) {
-    in_place_ = m.type != Type::kFloat64 && (m.col_stride == 1 || m.cols == 1);
-  }
-
-  // Of a block of rows that are float32 already, or of the matrix.
-  static amx::Rows of_block(const Block<float>& block, int64_t count, int64_t d) {
-    return {reinterpret_cast<const char*>(block.data), block.stride * 4, Type::kFloat32, count, d};
-  }
-  template <class RowOf>
-  amx::Rows gathered(int64_t count, const RowOf& row_of) {
-    return of_block(gather(m_, count, buffer_, row_of), count, m_.cols);
-  }
-  // None where they cannot be read in place.
-  amx::Rows in_place(int64_t first, int64_t count) const {
-    if (!in_place_) return {};
-    const int64_t size = size_of(m_.type);
-    return {m_.data + first * m_.row_stride * size, m_.row_stride * size, m_.type, count, m_.cols};
-  }
-  amx::Rows consecutive(int64_t first, int64_t count) {
-    return in_place_ ? in_place(first, count) : gathered(count, [first](int64_t i) { return first + i; });
-  }
-
- private:
-  const Matrix& m_;
-  bool in_place_;
-  std::vector<float> buffer_;
-};
 
 // Bounds in units of |a| |c| (the cosines: of 1), for D columns. u = 2^-24.
 struct ScreenErrors {
@@ -74,37 +43,6 @@ struct RowBounds {
   }
 };
 
-// The mean of some candidates, of their directions for the cosines; any would do.
-struct Center {
-  std::vector<float> mean;  // none: the origin
-  float square = 0;
-
-  Center(const Matrix& candidates, const std::vector<int32_t>& codes, Metric metric) {
-    constexpr int64_t kMost = 64, kShare = 32;
-    const int64_t m = candidates.rows, d = candidates.cols, count = std::clamp<int64_t>(m / kShare, 1, kMost);
-    std::vector<float> sum(d), scratch(d);
-    double squares = 0;
-    int64_t used = 0;
-    for (int64_t n = 0; n < count; ++n) {
-      const int64_t i = n * (m / count);
-      if (codes[i] == kNeverCode) continue;
-      const float* x = candidates.row(i, scratch.data());
-      const double x2 = squared_norm(x, d), scale = is_cosine(metric) ? 1 / std::sqrt(x2) : 1;
-      if (!(x2 > 2 * kTinySquaredNorm && x2 < kHugeSquaredNorm<float> / kMost)) continue;
-      row_kernels<float>().axpy(static_cast<float>(scale), x, d, sum.data());
-      squares += scale * scale * x2;
-      ++used;
-    }
-    // Rows that have little in common are better off as they are.
-    if (used == 0 || squared_norm(sum.data(), d) < 0.25 * squares * used) return;
-    mean.assign(amx::padded(d), 0);
-    for (int64_t k = 0; k < d; ++k) mean[k] = sum[k] / static_cast<float>(used);
-    square = static_cast<float>(squared_norm(mean.data(), d));
-  }
-
-  amx::Center view(Metric metric) const { return {mean.empty() ? nullptr : mean.data(), is_cosine(metric)}; }
-};
-
 // A block of anchors, packed, with what the scan compares.
 class ScreenedAnchors {
  public:
@@ -117,13 +55,13 @@ class ScreenedAnchors {
     code_.assign(n, 0);
     equal_.assign(panels_, 0);
     alive_.assign(panels_, 0);
-    PackedRows rows(search.anchor);
+    RowsToPack rows(search.anchor);
     for (int64_t p = 0; p < panels_; ++p) {
       const int64_t at = p * amx::kPanel, here = std::min(amx::kPanel, count - at);
       amx::Facts facts;
       amx::Rows panel;
       if constexpr (sizeof(T) == 4)
-        panel = PackedRows::of_block({block.row(at), block.stride}, here, d);
+        panel = RowsToPack::of_block({block.row(at), block.stride}, here, d);
       else
         panel = rows.gathered(here, [&](int64_t i) { return search.queries[first + at + i].row; });
       amx::pack_anchors(panel, center.view(search.metric), rows_.data() + p * amx::panel_size(d), facts);
@@ -235,8 +173,10 @@ class Lists {
 template <class T>
 class ScreenTask {
  public:
-  ScreenTask(const Search<T>& search, const Center& center, int64_t first, int64_t count, const Pick<T>* picks)
+  ScreenTask(const Search<T>& search, const Center& center, const PackedPool* pool, int64_t first, int64_t count,
+             const Pick<T>* picks)
       : search_(search),
+        pool_(pool),
         errors_(search.dim()),
         center_(center),
         limited_(std::any_of(search.queries.begin() + first, search.queries.begin() + first + count,
@@ -250,11 +190,11 @@ class ScreenTask {
   int64_t run(int64_t begin, int64_t end) {
     constexpr int64_t kPanel = amx::kPanel, kFirst = 16 * kPanel;
     const int64_t d = search_.dim(), count = anchors_.size();
-    const Aligned<uint16_t> panel(amx::panel_size(d));
+    const Aligned<uint16_t> panel(pool_ ? 0 : amx::panel_size(d));
     const Aligned<float> scratch(amx::kScratch);
     const std::unique_ptr<amx::Hit[]> hits = uninitialized<amx::Hit>(screened_.panels() * kPanel * kPanel);
-    amx::Facts facts;
-    PackedRows rows(search_.candidates);
+    RowsToPack rows(search_.candidates);
+    amx::Facts measured;
     const auto from = [&](int64_t c) {
       while (c < end && search_.all_never(c, std::min(kPanel, end - c))) c += kPanel;
       return c;
@@ -262,12 +202,13 @@ class ScreenTask {
     int64_t c = from(begin), looked_at = 0;
     while (c < end) {
       const int64_t n = std::min(kPanel, end - c), after = from(c + kPanel);
-      amx::pack_candidates(rows.consecutive(c, n), center_.view(search_.metric), panel.data(), facts);
-      set_candidates(facts, c, n);
-      const int64_t found = amx::scan(screened_.view(limited_, search_.farthest, search_.metric, d),
-                                      {panel.data(), offset_, code_, by_size_, by_lost_, rest_},
-                                      after < end ? rows.in_place(after, std::min(kPanel, end - after)) : amx::Rows{},
-                                      scratch.data(), hits.get());
+      const int64_t then = after < end ? std::min(kPanel, end - after) : 0;
+      if (!pool_) amx::pack_candidates(rows.consecutive(c, n), center_.view(search_.metric), panel.data(), measured);
+      set_candidates(pool_ ? pool_->facts(c / kPanel) : measured, c, n);
+      const int64_t found = amx::scan(
+          screened_.view(limited_, search_.farthest, search_.metric, d),
+          {pool_ ? pool_->panel(c / kPanel) : panel.data(), scale_, offset_, code_, by_size_, by_lost_, rest_},
+          then > 0 ? next_rows(rows, after, then) : amx::Rows{}, scratch.data(), hits.get());
       // The first panels, which set the limits, say nothing of how close candidates are.
       const int64_t seen = c - begin;
       if (seen >= kFirst && found > count * kPanel / 256)
@@ -287,13 +228,21 @@ class ScreenTask {
   }
 
  private:
+  // What to fetch for the next panel.
+  amx::Rows next_rows(const RowsToPack& rows, int64_t c, int64_t n) const {
+    if (!pool_) return rows.in_place(c, n);
+    const int64_t bytes = PackedPool::row_bytes(search_.dim());
+    return {reinterpret_cast<const char*>(pool_->panel(c / amx::kPanel)), 0, Type::kBFloat16, 1, bytes / 2};
+  }
+
   void set_candidates(const amx::Facts& facts, int64_t c, int64_t n) {
     double size = 0, lost = 0;
     const bool twice = search_.candidates.type == Type::kFloat64;
     for (int64_t j = 0; j < amx::kPanel; ++j) {
       code_[j] = kNeverCode;
-      offset_[j] = 0;
+      offset_[j] = scale_[j] = 0;
       if (j >= n) continue;
+      scale_[j] = facts.scale[j];
       const RowBounds row = RowBounds::of(facts, j, search_.metric, twice, errors_);
       code_[j] = search_.codes[c + j];
       offset_[j] = row.offset;
@@ -383,6 +332,7 @@ class ScreenTask {
   }
 
   const Search<T>& search_;
+  const PackedPool* const pool_;
   const ScreenErrors errors_;
   const Center& center_;
   const bool limited_;
@@ -393,7 +343,7 @@ class ScreenTask {
   Lists lists_;
   std::vector<int32_t> by_candidate_[amx::kPanel];
   // The panel's candidates.
-  float offset_[amx::kPanel], by_size_ = 0, by_lost_ = 0, rest_ = 0;
+  float scale_[amx::kPanel], offset_[amx::kPanel], by_size_ = 0, by_lost_ = 0, rest_ = 0;
   int32_t code_[amx::kPanel];
 };
 

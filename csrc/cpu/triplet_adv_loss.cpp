@@ -20,9 +20,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_adv_loss(
     Tensor anchor, Tensor positive, Tensor candidates, Tensor labels, Tensor candidate_labels,
     std::optional<Tensor> target_labels, std::optional<Tensor> exclude, std::optional<Tensor> uniform, double margin,
     double weight, double norm_weight, std::string metric, std::string mining, std::string norm, std::string reduction,
-    [[maybe_unused]] bool fast, const std::string&) {
+    [[maybe_unused]] bool fast, const std::string&, std::optional<Tensor> packed) {
   const TripletOptions options = triplet_options(margin, weight, norm_weight, metric, norm, reduction);
-  const MineInputs inputs{anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform};
+  const MineInputs inputs{anchor,  candidates, labels, candidate_labels, positive, target_labels,
+                          exclude, uniform,    packed};
   const Mining how = parse_mining(mining);
   const Tensor index = result_type(anchor) == ScalarType::Double ? mined_index<double>(inputs, options.metric, how)
                                                                  : mined_index<float>(inputs, options.metric, how);

@@ -14,7 +14,8 @@ namespace {
 std::tuple<Tensor, Tensor> mine(Tensor anchor, Tensor candidates, Tensor labels, Tensor candidate_labels,
                                 std::optional<Tensor> positive, std::optional<Tensor> target_labels,
                                 std::optional<Tensor> exclude, std::optional<Tensor> uniform, std::string metric,
-                                std::string mining, bool same_class, bool fast, std::string screens) {
+                                std::string mining, bool same_class, bool fast, std::string screens,
+                                const std::optional<Tensor>& /*packed*/) {
   const Device device(anchor);
   SearchSetup setup(device, anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
                     parse_metric(metric), parse_mining(mining), same_class, /*loss=*/false, /*squares=*/false);

@@ -15,7 +15,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> triplet_adv_loss(
     Tensor anchor, Tensor positive, Tensor candidates, Tensor labels, Tensor candidate_labels,
     std::optional<Tensor> target_labels, std::optional<Tensor> exclude, std::optional<Tensor> uniform, double margin,
     double weight, double norm_weight, std::string metric, std::string mining, std::string norm, std::string reduction,
-    bool fast, std::string screens) {
+    bool fast, std::string screens, const std::optional<Tensor>& /*packed*/) {
   const Device device(anchor);
   const TripletOptions options = triplet_options(margin, weight, norm_weight, metric, norm, reduction);
   SearchSetup setup(device, anchor, candidates, labels, candidate_labels, positive, target_labels, exclude, uniform,
