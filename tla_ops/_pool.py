@@ -68,7 +68,7 @@ def pool_of(features: Tensor) -> PackedPool:
 
 
 def _key(features: Tensor) -> Key | None:
-    # Nobody counts the versions of inference tensors; a subclass, such as a fake tensor, is not ours.
+    # Nobody counts an inference tensor's versions; a subclass may be a fake tensor.
     if type(features) is not Tensor or not features.is_cpu or features.is_inference():
         return None
     return (features.data_ptr(), features._version, *features.shape)

@@ -42,7 +42,8 @@ def _(anchor, candidates, labels, candidate_labels, positive, target_labels, exc
 
 @torch.library.register_fake("tla_ops::triplet_adv_loss")
 def _(anchor, positive, candidates, labels, candidate_labels, target_labels, exclude, uniform,
-      margin, weight, norm_weight, metric, mining, norm, reduction, fast, screens="", packed=None):  # fmt: skip
+      margin, weight, norm_weight, metric, mining, norm, reduction, fast, screens="",
+      packed=None):  # fmt: skip
     rows, count = positive.shape[:2]
     dtype = result_dtype(anchor)
     return (
