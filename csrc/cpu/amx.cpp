@@ -13,6 +13,14 @@ constexpr int64_t kTile = 16 * 32;  // elements of one tile: 16 rows of 64 bytes
 
 __m512 widen(__m256i bfloat16) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bfloat16), 16)); }
 
+// A row's columns are fetched while those of the row kAhead before it are packed.
+constexpr int64_t kAhead = 4;
+template <Type kType>
+void fetch(const char* later, int64_t k) {
+  _mm_prefetch(later + size_of(kType) * k, _MM_HINT_T0);
+  if constexpr (kType == Type::kFloat32) _mm_prefetch(later + 4 * k + 64, _MM_HINT_T0);
+}
+
 // 16 elements from `at` on, zeros where `mask` has none.
 template <Type kType>
 __m512 load(const char* row, int64_t at, __mmask16 mask) {
@@ -39,11 +47,13 @@ float inverse_norm(float square) { return square < 1e-24f ? 0 : 1 / std::sqrt(sq
 
 // bfloat16 without a center is multiplied as it is.
 template <class Store>
-void pack_as_it_is(const char* row, int64_t d, const Center& center, Facts& facts, int64_t i, const Store& store) {
+void pack_as_it_is(const char* row, const char* later, int64_t d, const Center& center, Facts& facts, int64_t i,
+                   const Store& store) {
   __m512 even = _mm512_setzero_ps(), odd = even;
   for_chunks(d, [&](int64_t k, __mmask16 first, __mmask16 second) __attribute__((always_inline)) {
     const __m512i bits = _mm512_maskz_loadu_epi16(_mm512_kunpackw(second, first), row + 2 * k);
     store(bits, i, k);
+    fetch<Type::kBFloat16>(later, k);
     const __m512 low = widen(_mm512_castsi512_si256(bits)), high = widen(_mm512_extracti64x4_epi64(bits, 1));
     even = _mm512_fmadd_ps(low, low, even);
     odd = _mm512_fmadd_ps(high, high, odd);
@@ -57,7 +67,8 @@ void pack_as_it_is(const char* row, int64_t d, const Center& center, Facts& fact
 
 // `store` puts 32 rounded columns of a row away.
 template <Type kType, bool kCentered, class Store>
-void pack_row(const char* row, int64_t d, const Center& center, Facts& facts, int64_t i, const Store& store) {
+void pack_row(const char* row, const char* later, int64_t d, const Center& center, Facts& facts, int64_t i,
+              const Store& store) {
   __m512 even = _mm512_setzero_ps(), odd = even, size = even, lost = even, along = even;
   for_chunks(d, [&](int64_t k, __mmask16 first, __mmask16 second) __attribute__((always_inline)) {
     const __m512 low = load<kType>(row, k, first), high = load<kType>(row, k + 16, second);
@@ -77,6 +88,7 @@ void pack_row(const char* row, int64_t d, const Center& center, Facts& facts, in
     }
     const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high, low);
     store(rounded, i, k);
+    fetch<kType>(later, k);
     const __m512 lost_low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(rounded)));
     const __m512 lost_high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64(rounded, 1)));
     size = _mm512_fmadd_ps(low, low, _mm512_fmadd_ps(high, high, size));
@@ -113,7 +125,8 @@ template <Type kType, class Store>
 void pack_as(const Rows& rows, const Center& center, Facts& facts, const Store& store) {
   constexpr auto plain = kType == Type::kBFloat16 ? pack_as_it_is<Store> : pack_row<kType, false, Store>;
   const auto pack_row_as = center.mean ? pack_row<kType, true, Store> : plain;
-  for (int64_t i = 0; i < rows.count; ++i) pack_row_as(rows.data + i * rows.stride, rows.d, center, facts, i, store);
+  for (int64_t i = 0; i < rows.count; ++i)
+    pack_row_as(rows.data + i * rows.stride, rows.data + (i + kAhead) * rows.stride, rows.d, center, facts, i, store);
   for (int64_t i = rows.count; i < kPanel; ++i)
     for (int64_t k = 0; k < rows.d; k += 32) store(_mm512_setzero_si512(), i, k);
 }
@@ -127,32 +140,6 @@ void pack(const Rows& rows, const Center& center, Facts& facts, const Store& sto
   else
     pack_as<Type::kFloat16>(rows, center, facts, store);
 }
-
-// Fetches rows that are packed next into the second-level cache, a few lines at a time: the first is full of the panel
-// that is multiplied.
-class Fetch {
- public:
-  explicit Fetch(const Rows& rows)
-      : rows_(rows), bytes_(rows.d * size_of(rows.type)), row_(rows.data), left_(rows.count) {}
-
-  [[gnu::always_inline]] void step(int64_t lines) {
-    for (int64_t n = 0; n < lines && left_ > 0; ++n) {
-      _mm_prefetch(row_ + at_, _MM_HINT_T1);
-      at_ += 64;
-      if (at_ < bytes_) continue;
-      at_ = 0;
-      row_ += rows_.stride;
-      --left_;
-    }
-  }
-  int64_t lines() const { return rows_.count * ((bytes_ + 63) / 64); }
-
- private:
-  const Rows& rows_;
-  const int64_t bytes_;
-  const char* row_;
-  int64_t left_, at_ = 0;
-};
 
 // This thread's tiles, for as long as it lives.
 class Session {
@@ -247,10 +234,8 @@ class Scanner {
 };
 
 template <bool kLimited>
-int64_t scan_panels(const Anchors& a, const Candidates& c, const Rows& next, float* scratch, Hit* hits) {
+int64_t scan_panels(const Anchors& a, const Candidates& c, float* scratch, Hit* hits) {
   const int64_t steps = padded(a.d) / 32, scans = (kPanel + steps - 1) / steps;
-  Fetch fetch(next);
-  const int64_t lines = (fetch.lines() + a.panels * steps - 1) / (a.panels * steps);
   const Session session;
   int64_t found = 0;
   // The unit multiplies a panel while the scores of the one before are scanned.
@@ -270,7 +255,6 @@ int64_t scan_panels(const Anchors& a, const Candidates& c, const Rows& next, flo
       _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
-      fetch.step(lines);
       between();
     }
     _tile_stored(0, scores, 4 * kPanel);
@@ -302,9 +286,9 @@ void pack_anchors(const Rows& rows, const Center& center, uint16_t* panel, Facts
   pack(rows, center, facts, StorePairs{panel});
 }
 
-int64_t scan(const Anchors& anchors, const Candidates& candidates, const Rows& next, float* scratch, Hit* hits) {
-  return anchors.limit ? scan_panels<true>(anchors, candidates, next, scratch, hits)
-                       : scan_panels<false>(anchors, candidates, next, scratch, hits);
+int64_t scan(const Anchors& anchors, const Candidates& candidates, float* scratch, Hit* hits) {
+  return anchors.limit ? scan_panels<true>(anchors, candidates, scratch, hits)
+                       : scan_panels<false>(anchors, candidates, scratch, hits);
 }
 
 }  // namespace tla::cpu::amx

@@ -74,8 +74,8 @@ struct Hit {
 
 inline constexpr int64_t kScratch = 2 * kPanel * kPanel;  // floats
 
-// Writes the hits, panel of anchors by panel, and returns their number. `next`: rows to fetch meanwhile, which will be
-// packed then; none where their count is 0. `scratch` and panels start on cache lines; `hits` has room for all pairs.
-int64_t scan(const Anchors& anchors, const Candidates& candidates, const Rows& next, float* scratch, Hit* hits);
+// Writes the hits, panel of anchors by panel, and returns their number. `scratch` and panels start on cache lines;
+// `hits` has room for all pairs.
+int64_t scan(const Anchors& anchors, const Candidates& candidates, float* scratch, Hit* hits);
 
 }  // namespace tla::cpu::amx

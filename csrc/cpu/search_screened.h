@@ -201,14 +201,13 @@ class ScreenTask {
     };
     int64_t c = from(begin), looked_at = 0;
     while (c < end) {
-      const int64_t n = std::min(kPanel, end - c), after = from(c + kPanel);
-      const int64_t then = after < end ? std::min(kPanel, end - after) : 0;
+      const int64_t n = std::min(kPanel, end - c);
       if (!pool_) amx::pack_candidates(rows.consecutive(c, n), center_.view(search_.metric), panel.data(), measured);
       set_candidates(pool_ ? pool_->facts(c / kPanel) : measured, c, n);
       const int64_t found = amx::scan(
           screened_.view(limited_, search_.farthest, search_.metric, d),
           {pool_ ? pool_->panel(c / kPanel) : panel.data(), scale_, offset_, code_, by_size_, by_lost_, rest_},
-          then > 0 ? next_rows(rows, after, then) : amx::Rows{}, scratch.data(), hits.get());
+          scratch.data(), hits.get());
       // The first panels, which set the limits, say nothing of how close candidates are.
       const int64_t seen = c - begin;
       if (seen >= kFirst && found > count * kPanel / 256)
@@ -216,7 +215,7 @@ class ScreenTask {
       else
         looked_at += list(hits.get(), found, c);
       if (seen == kFirst) looked_at = 0;
-      c = after;
+      c = from(c + kPanel);
       if (seen > kFirst && looked_at > (seen - kFirst) * count / 5) break;
     }
     for (int64_t i = 0; i < count; ++i) flush(i);
@@ -228,13 +227,6 @@ class ScreenTask {
   }
 
  private:
-  // What to fetch for the next panel.
-  amx::Rows next_rows(const RowsToPack& rows, int64_t c, int64_t n) const {
-    if (!pool_) return rows.in_place(c, n);
-    const int64_t bytes = PackedPool::row_bytes(search_.dim());
-    return {reinterpret_cast<const char*>(pool_->panel(c / amx::kPanel)), 0, Type::kBFloat16, 1, bytes / 2};
-  }
-
   void set_candidates(const amx::Facts& facts, int64_t c, int64_t n) {
     double size = 0, lost = 0;
     const bool twice = search_.candidates.type == Type::kFloat64;
