@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch.library import opcheck
 
 import tla_ops
 from tla_ops import _dispatch, _pool, ops
@@ -159,3 +160,13 @@ def test_packed_rows_of_another_pool_are_refused():
     with pytest.raises((ValueError, RuntimeError), match="shape"):
         ops.repack_pool(packed, bank.features[:, 20:], 0, 1)
     assert _pool.PackedPool().of(bank.features[:0], "angular") is None
+
+
+def test_operators():
+    bank, _, _ = filled()
+    schema = ("test_schema",)
+    opcheck(ops.pack_pool, (bank.features, "angular"), test_utils=schema)
+    packed = ops.pack_pool(bank.features, "angular")
+    if packed.numel() > 0:
+        opcheck(ops.repack_pool, (packed, bank.features, 7, 40), test_utils=schema)
+    assert ops.pack_pool(bank.features, "chebyshev").shape == (0,)

@@ -21,10 +21,10 @@ class TileState {
         anchors_(anchors),
         panels_(ceil_div(anchors.size(), kWidth)),
         high_(panels_ * kWidth, -std::numeric_limits<double>::infinity()),
-        near_(panels_ * kWidth, -std::numeric_limits<T>::infinity()),
         low_(panels_ * kWidth, -std::numeric_limits<double>::infinity()),
         seen_square_(panels_ * kWidth, 0),
         seen_sum_(panels_ * kWidth, std::numeric_limits<T>::quiet_NaN()),
+        near_(panels_ * kWidth, -std::numeric_limits<T>::infinity()),
         code_(panels_ * kWidth, 0),
         equal_(panels_ * kWidth, 0) {
     for (size_t i = 0; i < anchors.size(); ++i) {
@@ -117,6 +117,15 @@ class TileRows {
     return {weight_, square_, search.codes.data() + first};
   }
 
+  // Has a share of the rows that are read next come into the cache meanwhile.
+  static void fetch(const Search<T>& search, int64_t first, int64_t count, int64_t share, int64_t shares) {
+    const Matrix& m = search.candidates;
+    if (m.row_stride != m.cols || m.col_stride != 1) return;
+    const int64_t row = m.cols * size_of(m.type), lines = ceil_div(ceil_div(count * row, 64), shares);
+    const char* p = m.data + first * row + share * lines * 64;
+    for (int64_t n = 0; n < lines; ++n) __builtin_prefetch(p + n * 64);
+  }
+
  private:
   std::vector<T> buffer_;
   double weight_[kMost], square_[kMost];
@@ -158,6 +167,7 @@ void tile_task(const Search<T>& search, const SearchPlan& plan, int64_t first, i
       row_kernels<T>().pairs(sum, rows.rows.data, rows.rows.stride, n, block.data, block.stride, count, d, sums.data(),
                              lds);
     for (int64_t p = 0; p < panels; ++p) {
+      if (packed && c + tile < end) rows.fetch(search, c + tile, std::min(tile, end - c - tile), p, panels);
       if (packed) kernels.sums(sum, columns.data() + p * panel_size, candidates, d, sums.data());
       state.scan(p, sums.data() + (packed ? 0 : p * kWidth), lds, rows.rows, scored, c, n);
     }
