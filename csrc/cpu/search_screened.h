@@ -1,137 +1,12 @@
 // The search with the AMX unit as its screen: what it cannot rule out is looked at a second time, by the sums that
-// decide. docs/exactness.md derives the bounds.
+// decide.
 #pragma once
 
-#include "pool.h"
-#include "search_state.h"
+#include "screened_anchors.h"
 
 namespace tla::cpu {
 
 #ifdef TLA_HAVE_AMX
-
-// Bounds in units of |a| |c| (the cosines: of 1), for D columns. u = 2^-24.
-struct ScreenErrors {
-  double product;   // adding up D products of packed rows
-  double distance;  // the canonical distance, norms, centers and offsets
-  double smallest;  // what squares that underflow may hide of a norm
-  double flushed;   // what products that underflow may hide of a sum
-
-  explicit ScreenErrors(int64_t dim) {
-    const double d = dim, u = 0x1p-24;
-    product = (1.25 * d + 64) * u;
-    distance = (0.25 * d + 96) * u;
-    smallest = 1e-18 * std::sqrt(d);
-    flushed = 4e-38 * d;
-  }
-};
-
-// What packing found of a row, as bounds: |v| and |v - v'|, and what is added to the screen's products for it.
-struct RowBounds {
-  float size, lost, offset;
-
-  // A row of which nothing is known has a NaN for its offset: it is always looked at.
-  static RowBounds of(const amx::Facts& f, int64_t i, Metric metric, bool twice, const ScreenErrors& errors) {
-    const double square = f.square[i], size2 = f.size[i];
-    const bool known = is_cosine(metric) ? square < kHugeSquaredNorm<float> && !(square >= 0.5e-24 && square <= 2e-24)
-                                         : size2 < kHugeSquaredNorm<float>;
-    if (!known || !std::isfinite(square)) return {0, 0, std::numeric_limits<float>::quiet_NaN()};
-    // Of float64 the conversion took something, too.
-    const double converted = twice ? 0x1p-24 * (is_cosine(metric) ? 1 : std::sqrt(square)) : 0;
-    return {static_cast<float>(1.002 * std::sqrt(size2) + errors.smallest),
-            static_cast<float>(1.002 * std::sqrt(f.lost[i]) + errors.smallest + converted),
-            is_cosine(metric) ? f.along[i] : -0.5f * f.size[i]};
-  }
-};
-
-// A block of anchors, packed, with what the scan compares.
-class ScreenedAnchors {
- public:
-  template <class T>
-  ScreenedAnchors(const Search<T>& search, const Center& center, const Block<T>& block, int64_t first, int64_t count)
-      : errors_(search.dim()), panels_(ceil_div(count, amx::kPanel)), rows_(panels_ * amx::panel_size(search.dim())) {
-    const int64_t n = panels_ * amx::kPanel, d = search.dim();
-    for (std::vector<float>* v : {&offset_, &size_, &lost_, &own_, &limit_}) v->assign(n, 0);
-    best_.assign(n, -std::numeric_limits<float>::infinity());
-    code_.assign(n, 0);
-    equal_.assign(panels_, 0);
-    alive_.assign(panels_, 0);
-    RowsToPack rows(search.anchor);
-    for (int64_t p = 0; p < panels_; ++p) {
-      const int64_t at = p * amx::kPanel, here = std::min(amx::kPanel, count - at);
-      amx::Facts facts;
-      amx::Rows panel;
-      if constexpr (sizeof(T) == 4)
-        panel = RowsToPack::of_block({block.row(at), block.stride}, here, d);
-      else
-        panel = rows.gathered(here, [&](int64_t i) { return search.queries[first + at + i].row; });
-      amx::pack_anchors(panel, center.view(search.metric), rows_.data() + p * amx::panel_size(d), facts);
-      for (int64_t i = 0; i < here; ++i) set(search, center, first + at + i, at + i, facts, i);
-    }
-  }
-
-  int64_t panels() const { return panels_; }
-
-  amx::Anchors view(bool limited, bool farthest, Metric metric, int64_t d) const {
-    return {panels_,
-            d,
-            rows_.data(),
-            offset_.data(),
-            size_.data(),
-            lost_.data(),
-            own_.data(),
-            best_.data(),
-            limited ? limit_.data() : nullptr,
-            code_.data(),
-            equal_.data(),
-            alive_.data(),
-            metric == Metric::kAngular ? 0x7fffffffu : 0xffffffffu,
-            farthest ? 0x80000000u : 0u};
-  }
-
-  // A bound on the error of anchor i's score with a candidate of the panel.
-  float error(int64_t i, float by_size, float by_lost, float rest) const {
-    return own_[i] + rest + size_[i] * by_size + lost_[i] * by_lost;
-  }
-  float limit(int64_t i) const { return limit_[i]; }
-  float best(int64_t i) const { return best_[i]; }
-  void improve(int64_t i, float score) {
-    if (score > best_[i]) best_[i] = score;
-  }
-  void settle(int64_t i) { alive_[i / amx::kPanel] &= ~(1u << i % amx::kPanel); }
-  bool alive(int64_t i) const { return alive_[i / amx::kPanel] >> i % amx::kPanel & 1; }
-
- private:
-  template <class T>
-  void set(const Search<T>& search, const Center& center, int64_t query, int64_t i, const amx::Facts& facts,
-           int64_t lane) {
-    const Metric metric = search.metric;
-    const RowBounds row = RowBounds::of(facts, lane, metric, search.anchor.type == Type::kFloat64, errors_);
-    const Query& q = search.queries[query];
-    const bool euclidean = metric == Metric::kEuclidean;
-    size_[i] = row.size;
-    lost_[i] = row.lost;
-    // <x, y> = <v, w> + <center, v> + |center|^2 + <center, w>. Euclidean scores are <v, w> - |w|^2 / 2: what they lack
-    // of the distance is the same for all of an anchor's candidates.
-    offset_[i] = !euclidean || std::isnan(row.offset) ? row.offset + center.square : 0;
-    own_[i] = euclidean ? static_cast<float>(errors_.distance * facts.size[lane]) : 0;
-    double limit = std::numeric_limits<double>::infinity();
-    if (std::isfinite(q.above)) {
-      limit = euclidean ? 0.5 * (facts.size[lane] - q.above * q.above) : 1 - q.above;
-      if (!(std::fabs(limit) < kHugeSquaredNorm<float>)) limit = std::numeric_limits<double>::infinity();
-    }
-    limit_[i] = static_cast<float>(limit);
-    code_[i] = q.rule.code;
-    equal_[i / amx::kPanel] |= static_cast<uint32_t>(q.rule.equal) << i % amx::kPanel;
-    alive_[i / amx::kPanel] |= 1u << i % amx::kPanel;
-  }
-
-  const ScreenErrors errors_;
-  const int64_t panels_;
-  const Aligned<uint16_t> rows_;
-  std::vector<float> offset_, size_, lost_, own_, limit_, best_;
-  std::vector<int32_t> code_;
-  std::vector<uint32_t> equal_, alive_;
-};
 
 // Candidates that the screen could not rule out, by anchor, until their turn comes to be looked at.
 class Lists {
@@ -188,7 +63,7 @@ class ScreenTask {
 
   // Returns where it stopped: before the end where candidates crowd so close that looking at all of them pays.
   int64_t run(int64_t begin, int64_t end) {
-    constexpr int64_t kPanel = amx::kPanel, kFirst = 16 * kPanel;
+    constexpr int64_t kPanel = amx::kPanel, kFirst = 16 * kPanel, kEarly = 128 * kPanel;
     const int64_t d = search_.dim(), count = anchors_.size();
     const Aligned<uint16_t> panel(pool_ ? 0 : amx::panel_size(d));
     const Aligned<float> scratch(amx::kScratch);
@@ -210,11 +85,11 @@ class ScreenTask {
           scratch.data(), hits.get());
       // The first panels, which set the limits, say nothing of how close candidates are.
       const int64_t seen = c - begin;
-      if (seen >= kFirst && found > count * kPanel / 256)
+      if (seen >= kEarly && found > count * kPanel / 256)
         looked_at += look_now(hits.get(), found, c, n);
       else
         looked_at += list(hits.get(), found, c);
-      if (seen == kFirst) looked_at = 0;
+      if (seen <= kFirst) looked_at = 0;
       c = from(c + kPanel);
       if (seen > kFirst && looked_at > (seen - kFirst) * count / 5) break;
     }
