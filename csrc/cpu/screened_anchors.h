@@ -25,21 +25,21 @@ struct ScreenErrors {
   }
 };
 
-// What packing found of a row, as bounds: |v| and |v - v'|, and what is added to the screen's products for it.
+// What packing found of a row, as bounds: |v|, |v - v'|, and by how much v misses the true one because float64 was
+// converted first; and what is added to the screen's products for it.
 struct RowBounds {
-  float size, lost, offset;
+  float size, lost, converted, offset;
 
   // A row of which nothing is known has a NaN for its offset: it is always looked at.
   static RowBounds of(const amx::Facts& f, int64_t i, Metric metric, bool twice, const ScreenErrors& errors) {
     const double square = f.square[i], size2 = f.size[i];
     const bool known = is_cosine(metric) ? square < kHugeSquaredNorm<float> && !(square >= 0.5e-24 && square <= 2e-24)
                                          : size2 < kHugeSquaredNorm<float>;
-    if (!known || !std::isfinite(square)) return {0, 0, std::numeric_limits<float>::quiet_NaN()};
-    // Of float64 the conversion took something, too.
+    if (!known || !std::isfinite(square)) return {0, 0, 0, std::numeric_limits<float>::quiet_NaN()};
     const double converted = twice ? 0x1p-24 * (is_cosine(metric) ? 1 : std::sqrt(square)) : 0;
-    return {static_cast<float>(1.002 * std::sqrt(size2) + errors.smallest),
+    return {static_cast<float>(1.002 * std::sqrt(size2) + errors.smallest + converted),
             static_cast<float>(1.002 * std::sqrt(f.lost[i]) + errors.smallest + converted),
-            is_cosine(metric) ? f.along[i] : -0.5f * f.size[i]};
+            static_cast<float>(converted), is_cosine(metric) ? f.along[i] : -0.5f * f.size[i]};
   }
 };
 
@@ -113,11 +113,12 @@ class ScreenedAnchors {
     // <x, y> = <v, w> + <center, v> + |center|^2 + <center, w>. Euclidean scores are <v, w> - |w|^2 / 2: what they lack
     // of the distance is the same for all of an anchor's candidates.
     offset_[i] = !euclidean || std::isnan(row.offset) ? row.offset + center.square : 0;
-    own_[i] = euclidean ? static_cast<float>(errors_.distance * facts.size[lane]) : 0;
+    own_[i] = euclidean ? static_cast<float>(errors_.distance * facts.size[lane]) + row.size * row.converted : 0;
     double limit = std::numeric_limits<double>::infinity();
     if (std::isfinite(q.above)) {
       limit = euclidean ? 0.5 * (facts.size[lane] - q.above * q.above) : 1 - q.above;
-      if (!(std::fabs(limit) < kHugeSquaredNorm<float>)) limit = std::numeric_limits<double>::infinity();
+      // A limit that float cannot hold leaves the anchor to be decided by distances.
+      if (!(std::fabs(limit) < kHugeSquaredNorm<float>)) offset_[i] = std::numeric_limits<float>::quiet_NaN();
     }
     limit_[i] = static_cast<float>(limit);
     code_[i] = q.rule.code;

@@ -103,7 +103,7 @@ class ScreenTask {
 
  private:
   void set_candidates(const amx::Facts& facts, int64_t c, int64_t n) {
-    double size = 0, lost = 0;
+    double size = 0, lost = 0, converted = 0;
     const bool twice = search_.candidates.type == Type::kFloat64;
     for (int64_t j = 0; j < amx::kPanel; ++j) {
       code_[j] = kNeverCode;
@@ -116,12 +116,15 @@ class ScreenTask {
       if (code_[j] == kNeverCode) continue;
       size = std::max<double>(size, row.size);
       lost = std::max<double>(lost, row.lost);
+      converted = std::max<double>(converted, row.converted);
     }
     const double packed = size + lost;
     by_size_ = static_cast<float>(1.001 * (lost + errors_.product * packed));
     by_lost_ = static_cast<float>(1.001 * (1 + errors_.product) * packed);
-    rest_ = static_cast<float>(
-        1.001 * (errors_.distance * (search_.metric == Metric::kEuclidean ? size * size : 1) + errors_.flushed));
+    // Of euclidean offsets, half a square, the conversion takes its share, too.
+    const double rest =
+        search_.metric == Metric::kEuclidean ? size * (errors_.distance * size + converted) : errors_.distance;
+    rest_ = static_cast<float>(1.001 * (rest + errors_.flushed));
   }
 
   // Whether a hit still is one, of a candidate that the anchor may pick. Where that is certain, its score counts.

@@ -88,7 +88,7 @@ struct Search {
 
   // Decides about a candidate by its sum with the anchor. Returns whether it is one to choose from.
   bool decide(Anchor<T>& a, int64_t candidate, T sum, const T* y, double y2) const {
-    if (a.settled() || !a.query.rule.allows(candidate, codes[candidate])) return false;
+    if (!a.query.rule.allows(candidate, codes[candidate])) return false;
     const T d = static_cast<T>(distance(metric, with_sum(metric, sum, a.x, a.x2, y, y2, dim())));
     if (d <= a.query.above) return false;
     const Pick<T> pick{d, candidate};
