@@ -260,12 +260,10 @@ def test_rows_of_any_size_beyond_what_the_screen_knows(metric):
 def test_rows_that_lie_apart_across_or_on_each_other(metric, dtype):
     """Candidates by column, every other column, out of a wider matrix, and all the same memory."""
     a, c = (x.to(dtype) for x in cluster(40, 700, 50, 0.2))
-    wide = torch.full((700, 150), torch.nan, dtype=dtype)
-    wide[:, 7:57], wide[:, 50:150:2] = torch.nan, c
-    other = torch.full((700, 150), torch.nan, dtype=dtype)
-    other[:, 7:57] = c
+    wide, other = torch.full((2, 700, 150), torch.nan, dtype=dtype)
+    wide[:, 50::2] = other[:, 7:57] = c
     positive = middle(a, c, metric, 300)
-    for x in (c.t().contiguous().t(), wide[:, 50:150:2], other[:, 7:57]):
+    for x in (c.t().contiguous().t(), wide[:, 50::2], other[:, 7:57]):
         check(a, x, metric, positive=positive)
         check(a.t().contiguous().t(), x, metric)
     check(a, c[:1].expand(700, 50), metric)
