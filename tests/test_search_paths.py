@@ -86,8 +86,11 @@ def test_lists_fill_and_are_flushed(metric, dtype):
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE, HALF], ids=str)
 @pytest.mark.parametrize("metric", METRICS)
 def test_crowded_panels_are_decided_at_once(metric, dtype):
-    """Three panels of 100 hold the anchors' neighbours: too few to leave the screen."""
-    a, near = cluster(40, 96, 70, 1e-2 if dtype == HALF else 1e-6)
+    """Three panels of 100 hold the anchors' neighbours: too few to leave the screen.
+
+    A candidate that hits more than 64 anchors is looked at in several steps.
+    """
+    a, near = cluster(100, 96, 70, 1e-2 if dtype == HALF else 1e-6)
     c = randn(3200, 70, seed=5)
     c[800:832], c[2016:2048], c[3136:3168] = near[:32], near[32:64], near[64:]
     c[3140] = c[2017] = c[805]  # copies
