@@ -1,4 +1,4 @@
-"""Every CPU path gives the same answers: each instruction set, and the screen by a product."""
+"""Every CPU path gives the same answers: each instruction set, and the matrix unit's screen."""
 
 import pytest
 import torch
@@ -42,9 +42,9 @@ def test_cdist(shape, metric, dtype, instruction_set):
 
 @pytest.mark.parametrize("mining", ["hardest", "semihard"])
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("batch", [4, 130])
+@pytest.mark.parametrize("batch", [4, 16, 130])
 def test_mining(batch, metric, mining, instruction_set):
-    """4 anchors are scored by the sums themselves, 130 by a matrix product first."""
+    """4 anchors are summed row by row, 130 in tiles; the matrix unit screens from 8 on."""
     problem = make_problem(batch, 700, 45)
     distance, index = tla_ops.mine_negatives(
         *problem.mine, mining=mining, metric=metric, positive=problem.positive
@@ -71,7 +71,7 @@ def test_gradients(metric, instruction_set):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_pair_has_one_distance(metric, instruction_set):
-    """The same bits alone, in a tile, behind a screen, and in cdist."""
+    """The same bits alone, in a tile, behind the screen, and in cdist."""
     g = torch.Generator().manual_seed(3)
     a, c = torch.randn(200, 77, generator=g), torch.randn(900, 77, generator=g)
     y, cy = torch.zeros(200, dtype=torch.int64), torch.ones(900, dtype=torch.int64)
@@ -86,7 +86,7 @@ def test_a_pair_has_one_distance(metric, instruction_set):
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
 @pytest.mark.parametrize("metric", METRICS[:3])
 def test_exact_whatever_torch_does_to_float32_products(setting, metric):
-    """torch may round a product's operands to bfloat16; the screen's bound has to know."""
+    """A search makes no product by torch, which may round its operands to bfloat16."""
     problem = make_problem(300, 4000, 96)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(setting)
@@ -102,7 +102,7 @@ def test_exact_whatever_torch_does_to_float32_products(setting, metric):
 
 @pytest.mark.parametrize("metric", METRICS[:3])
 def test_crowded_candidates_leave_the_screen(metric):
-    """Hundreds of anchors, all candidates within the bound of a product: picks stay exact."""
+    """Hundreds of anchors, all candidates within the screen's bounds: tiles take over, exactly."""
     g = torch.Generator().manual_seed(5)
     center = torch.randn(1, 64, generator=g)
     a = center + 1e-4 * torch.randn(300, 64, generator=g)

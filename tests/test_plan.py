@@ -19,31 +19,73 @@ from tla_ops._build_info import (
 sizes = st.one_of(st.integers(0, 300), st.integers(0, 2_000_000))
 
 
-@given(sizes, sizes, st.integers(1, 8192), st.sampled_from([4, 8]), st.integers(1, 128),
-       st.booleans(), st.booleans(), st.booleans())  # fmt: skip
-def test_every_pair_once(anchors, candidates, dim, size, threads, product, wide, amx):
-    plan = plan_search(anchors, candidates, dim, size, threads, product, wide, amx)
+@settings(max_examples=1000)
+@given(sizes, sizes, st.one_of(st.integers(1, 8192), st.integers(1, 200_000)),
+       st.sampled_from([4, 8]), st.integers(1, 128), st.booleans())  # fmt: skip
+def test_every_pair_once(anchors, candidates, dim, size, threads, screen):
+    plan = plan_search(anchors, candidates, dim, size, threads, screen)
     assert 0 <= plan["blocks"] * plan["anchor_block"] - anchors < plan["anchor_block"]
     covered = plan["splits"] * plan["split_size"]
     assert covered >= candidates
     assert candidates == 0 or covered - candidates < plan["split_size"]
-    assert 1 <= plan["splits"] <= 8 * threads
-    assert plan["tile"] >= 1
-    # Scores of a tile, on every thread.
-    assert threads * plan["anchor_block"] * plan["tile"] * size <= threads * 2**20
-    assert product or plan["kind"] == "sums"
-    assert amx or plan["kind"] != "amx"
+    # Every split brings picks of its own: a few for each thread, and none without a tile of work.
+    assert 1 <= plan["splits"] <= 4 * threads
+    assert plan["splits"] == 1 or plan["blocks"] * plan["splits"] <= 8 * threads
+    assert plan["splits"] == 1 or plan["split_size"] >= plan["tile"]
 
 
-@given(st.integers(1, 64), st.integers(1, 200), st.integers(1, 64))
-def test_small_problems_start_no_threads(anchors, candidates, dim):
-    plan = plan_search(anchors, candidates, dim, 4, 16, True, True, True)
+@settings(max_examples=1000)
+@given(sizes, sizes, st.one_of(st.integers(1, 8192), st.integers(1, 200_000)),
+       st.sampled_from([4, 8]), st.booleans())  # fmt: skip
+def test_a_task_stays_in_the_caches_and_within_its_types(anchors, candidates, dim, size, screen):
+    plan = plan_search(anchors, candidates, dim, size, 16, screen)
+    block, tile, kind = plan["anchor_block"], plan["tile"], plan["kind"]
+    # Bytes of the anchors as they are kept, of which there are `least` however long they are.
+    kept, least, most = {
+        "sums": (dim * size, 4, 512 * 1024),
+        "tiles": (dim * size, 32, 2560 * 1024),
+        "amx": (dim * 2, 32, 1280 * 1024),
+    }[kind]
+    assert block >= least
+    assert block == least or block * kept <= most
+    assert block <= (64 if kind == "sums" else 1024)
+    # In a room of 64; and a panel of the matrix unit's is 32 rows.
+    assert 1 <= tile <= 64
+    assert kind != "sums" or tile == 16 or tile * dim * size <= most
+    if kind != "sums":
+        assert block % 32 == 0
+        assert dim >= 16
+        assert anchors >= (8 if kind == "amx" else 24)
+    if kind == "amx":
+        assert screen
+        assert tile == 32
+        # Lists keep candidates in 32 bits, and bounds grow with D.
+        assert 64 <= candidates < 2**31
+        assert dim <= 65536
+
+
+def test_the_kind_of_a_search():
+    for anchors, candidates, dim, screen, kind in [
+        (50, 2000, 640, True, "amx"), (50, 2000, 640, False, "tiles"), (8, 64, 16, True, "amx"),
+        (7, 10**6, 640, True, "sums"), (23, 10**6, 640, False, "sums"), (24, 1, 16, False, "tiles"),
+        (8, 63, 640, True, "sums"), (50, 63, 640, True, "tiles"), (50, 2000, 15, True, "sums"),
+        (50, 2**31 - 1, 640, True, "amx"), (50, 2**31, 640, True, "tiles"),
+        (50, 100, 65537, True, "tiles"),
+    ]:  # fmt: skip
+        assert plan_search(anchors, candidates, dim, 4, 1, screen)["kind"] == kind
+
+
+@given(st.integers(1, 64), st.integers(1, 200), st.integers(1, 64), st.booleans())
+def test_small_problems_start_no_threads(anchors, candidates, dim, screen):
+    plan = plan_search(anchors, candidates, dim, 4, 16, screen)
     if anchors * candidates * dim < 2**18:
         assert plan["splits"] == 1
 
 
-def test_threads_share_a_single_block():
-    plan = plan_search(50, 100_000, 640, 4, 8, True, True, True)
+@pytest.mark.parametrize("screen", [True, False])
+@pytest.mark.parametrize("anchors", [5, 50])
+def test_threads_share_a_single_block(anchors, screen):
+    plan = plan_search(anchors, 100_000, 640, 4, 8, screen)
     assert plan["blocks"] * plan["splits"] >= 8
 
 
