@@ -86,6 +86,18 @@ def test_other_changes_are_noticed(change):
     check(bank, a, y)
 
 
+def test_forget_packed():
+    """Autograd does not know of writes through `.data`, nor of another process's."""
+    bank, a, y = filled()
+    check(bank, a, y)
+    bank.features.data.copy_(bank.features.flip(0))
+    bank.forget_packed()
+    check(bank, a, y)
+    bank.features.share_memory_()
+    check(bank, a, y)
+    assert not packed_of(bank)
+
+
 @amx
 def test_rows_are_packed_once(monkeypatch):
     """From the second search on, and after that panels that were written to alone."""

@@ -3,7 +3,7 @@
 A search packs its candidates while it goes through them. For a bank that is searched again and
 again this is most of its work, so from the second search on the packed rows are kept. They are in
 step with the features for as long as nobody but the bank writes to these: the tensor's version
-tells.
+tells, which counts all writes but those behind autograd's back.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ def pool_of(features: Tensor) -> PackedPool:
 
 
 def _key(features: Tensor) -> Key | None:
-    # Nobody counts an inference tensor's versions; a subclass may be a fake tensor.
+    # Nobody counts an inference tensor's versions, or what another process writes; a subclass may
+    # be a fake tensor.
     if type(features) is not Tensor or not features.is_cpu or features.is_inference():
+        return None
+    if features.is_shared():
         return None
     return (features.data_ptr(), features._version, *features.shape)

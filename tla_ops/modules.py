@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
+from ._dispatch import POOL
 from ._pool import pool_of
 from .functional import triplet_adv_loss
 
@@ -91,7 +92,8 @@ class FeatureBank(nn.Module):
 
     Searched more than once, a bank on a CPU with a matrix unit keeps its rows in the form in which
     that unit reads them, another 2 bytes an element for each family of metrics that is asked for
-    (cosines, euclidean); what is enqueued is added to it.
+    (cosines, euclidean); what is enqueued is added to it. Whoever writes to ``features`` behind
+    autograd's back (``.data``, a NumPy view) has to call :meth:`forget_packed`.
 
     Args:
         capacity: rows the ring holds, at least 1.
@@ -169,6 +171,11 @@ class FeatureBank(nn.Module):
         self.features.zero_()
         self.labels.fill_(NEVER_LABEL)
         self.cursor.zero_()
+
+    def forget_packed(self) -> None:
+        """Pack the rows afresh: they changed in a way that their tensor does not know of."""
+        if hasattr(self.features, POOL):
+            delattr(self.features, POOL)
 
     def __len__(self) -> int:
         """Filled slots; waits for the device."""
