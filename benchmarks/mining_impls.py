@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cases import Problem, Search, Task
 from mining_cases import FEW_PRODUCTS, INSTRUCTION_SETS, PATHS, Case
-from ours import tla_ops_path, tla_ops_search, using
+from ours import tla_ops_bank, tla_ops_path, tla_ops_search, using
 from peers import MINING_PEERS, Peer
 
 Key = tuple[str, str]  # mode and implementation
@@ -29,6 +29,8 @@ def implementations(case: Case, device: str, only: set[str] | None) -> dict[Key,
     if not case.slow:
         found["mine_exact", "tla_ops"] = Impl(tla_ops_search, Task(), {})
         found["mine_fast", "tla_ops"] = Impl(lambda p: tla_ops_search(p, fast=True), Task(), {})
+        if case.is_bank and device == "cpu":
+            found["mine_exact", "tla_ops_bank"] = Impl(tla_ops_bank, Task(), {})
         for path in PATHS if device == "cuda" else INSTRUCTION_SETS:
             few = case.products <= FEW_PRODUCTS.get(path, case.products)
             if few or (case.is_bank and device == "cuda"):

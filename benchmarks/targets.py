@@ -70,8 +70,8 @@ MINING_TARGETS = [
     _mining("exact, copies (all candidates one row)", 1.2, SECOND_LOOK, data="copies"),
     _mining(
         "bfloat16 features, gaussian", 0.11,
-        "the matrix unit's rate, and reading half as many bytes; products are exact, so that a "
-        "second look is for ties and float32 rounding alone",
+        "the matrix unit's rate; then comparing scores. Half as many bytes are read, and "
+        "multiplied as they lie",
         dtype="bfloat16", against="mm_float32",
     ),
     _mining(

@@ -23,9 +23,14 @@ Key = tuple[int, ...]
 class PackedPool:
     """Follows one tensor of features; a copy or another tensor in its place starts afresh."""
 
+    _key: Key | None
+    _packed: dict[bool, Tensor]  # for the cosines, for euclidean
+
     def __init__(self) -> None:
-        self._key: Key | None = None
-        self._packed: dict[bool, Tensor] = {}  # for the cosines, for euclidean
+        self.forget()
+
+    def forget(self) -> None:
+        self._key, self._packed = None, {}
 
     def __reduce__(self) -> tuple:
         return PackedPool, ()  # a copy of the features has another address

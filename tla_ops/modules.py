@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._dispatch import POOL
 from ._pool import pool_of
 from .functional import triplet_adv_loss
 
@@ -130,6 +129,7 @@ class FeatureBank(nn.Module):
         self.register_buffer("features", torch.zeros(capacity, dim, dtype=dtype, device=device))
         self.register_buffer("labels", torch.full((capacity,), NEVER_LABEL, device=device))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64, device=device))
+        pool_of(self.features)
 
     @property
     def capacity(self) -> int:
@@ -174,8 +174,7 @@ class FeatureBank(nn.Module):
 
     def forget_packed(self) -> None:
         """Pack the rows afresh: they changed in a way that their tensor does not know of."""
-        if hasattr(self.features, POOL):
-            delattr(self.features, POOL)
+        pool_of(self.features).forget()
 
     def __len__(self) -> int:
         """Filled slots; waits for the device."""
