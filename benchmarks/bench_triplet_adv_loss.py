@@ -1,8 +1,9 @@
 """Forward + backward of the triplet loss beside its peers, in one run with interleaved repetitions.
 
-Ours is compared with float64 first. One JSON file under benchmarks/results/<machine>/, written
-after each problem; what fails or is not installed is kept as a row with `error`. latency.py is the
-one that looks at every size and at a GPU. Exit status 1: a pick of ours was wrong.
+Our picks are compared with float64; losses and gradients are what the tests are for. One JSON file
+under benchmarks/results/<machine>/, written after each problem; what fails or is not installed is
+kept as a row with `error`. latency.py is the one that looks at every size and at a GPU. Exit status
+1: a pick of ours was wrong.
 """
 
 from __future__ import annotations

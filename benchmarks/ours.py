@@ -9,7 +9,6 @@ import torch
 from cases import Problem, Search
 from mining_cases import LACKS, OTHER_PATH
 from packages import refuse
-from torch import Tensor
 
 import tla_ops
 from tla_ops import _build_info, _dispatch, ops
@@ -28,15 +27,12 @@ def tla_ops_search(p: Problem, fast: bool = False) -> Search:
 
 
 def tla_ops_bank(p: Problem) -> Search:
-    """Of a bank that was searched before: its rows are packed by now."""
+    """Of a bank that keeps its rows packed, searched again and again."""
     bank = tla_ops.FeatureBank(*p.candidates.shape, dtype=p.candidates.dtype, device=p.device)
     bank.enqueue(p.candidates.detach(), p.candidate_labels)
 
-    def search() -> Tensor:
-        return tla_ops.mine_negatives(p.anchor, bank.features, p.labels, bank.labels)[1]
-
-    search(), search()
-    return search
+    bank.mine_negatives(p.anchor, p.labels)
+    return lambda: bank.mine_negatives(p.anchor, p.labels)[1]
 
 
 def tla_ops_path(p: Problem, path: str, fast: bool = False) -> Search:

@@ -25,8 +25,8 @@ ratios to `tla_ops` in the same run count.
 - `eager`: `tla_ops/reference.py`, what one would write in PyTorch; it stores the anchors ×
   candidates matrix.
 - `pytorch_metric_learning`: `BatchHardMiner` and `TripletMarginLoss` over a reference set of
-  positives and candidates.
-- `compile`: torch.compile of the reference.
+  positives and candidates, which is put together in every call.
+- `compile`: torch.compile of the reference (of mining: see below).
 - `mm`: the bare matrix product of anchors and candidates into a preallocated output, in the inputs'
   dtype. It neither masks nor picks, has no norms and no gradients; a bfloat16 product uses the
   processor's matrix unit and stores rounded scores, on which nothing should be mined.

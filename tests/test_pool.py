@@ -1,13 +1,15 @@
-"""A bank's packed rows, kept between searches, change nothing but the time a search takes."""
+"""A bank's own searches, which keep its rows packed, find what the functions find."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
 import tla_ops
-from tla_ops import _dispatch, _pool, ops
+from tla_ops import ops
 
 ROWS, DIM = 1500, 48
 amx = pytest.mark.skipif(
@@ -24,19 +26,16 @@ def filled(dtype=torch.float32, rows=ROWS, filled_rows=None):
     return bank, torch.randn(40, DIM, generator=g) + shared, torch.randint(5, (40,), generator=g)
 
 
-def check(bank, a, y, metric="angular", searches=3):
-    """Searches of the bank find what one of a tensor that nobody follows finds."""
-    plain = bank.features.clone()
-    expected = tla_ops.mine_negatives(a, plain, y, bank.labels, metric=metric)
-    for _ in range(searches):
-        found = tla_ops.mine_negatives(a, bank.features, y, bank.labels, metric=metric)
+def check(bank, a, y, metric="angular"):
+    expected = tla_ops.mine_negatives(a, bank.features, y, bank.labels, metric=metric)
+    for _ in range(2):
+        found = bank.mine_negatives(a, y, metric=metric)
         assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
-    loss = tla_ops.triplet_adv_loss(a, a, bank.features, y, bank.labels, metric=metric)
-    assert loss == tla_ops.triplet_adv_loss(a, a, plain, y, bank.labels, metric=metric)
-
-
-def packed_of(bank):
-    return getattr(bank.features, _dispatch.POOL)._packed
+    loss = bank.triplet_adv_loss(a, a + 1, y, metric=metric, margin=0.2)
+    same = tla_ops.triplet_adv_loss(
+        a, a + 1, bank.features, y, bank.labels, metric=metric, margin=0.2
+    )
+    assert loss == same
 
 
 @pytest.mark.parametrize("metric", ["angular", "cosine", "euclidean", "chebyshev"])
@@ -52,7 +51,7 @@ def test_what_is_enqueued_is_found(count, metric):
     """Around the end of the ring, too: cursor and rows do not divide each other."""
     bank, a, y = filled(filled_rows=ROWS - 40)
     for _ in range(3):
-        check(bank, a, y, metric, searches=2)
+        check(bank, a, y, metric)
         nearest = a[torch.arange(count) % len(a)] + 0.01 * torch.randn(count, DIM)
         bank.enqueue(nearest, torch.randint(5, (count,)))
     check(bank, a, y, metric)
@@ -74,8 +73,21 @@ def cleared(bank):
     return bank
 
 
+def shared(bank):
+    bank.features.share_memory_()
+    bank.features.data.neg_()
+    return bank
+
+
+def behind_its_back(bank):
+    bank.features.data.copy_(bank.features.flip(0))
+    bank.forget_packed()
+    return bank
+
+
 @pytest.mark.parametrize(
-    "change", [overwritten, loaded, cleared, copy.deepcopy, lambda bank: bank.double()]
+    "change",
+    [overwritten, loaded, cleared, shared, behind_its_back, copy.deepcopy, lambda b: b.double()],
 )
 def test_other_changes_are_noticed(change):
     bank, a, y = filled()
@@ -86,76 +98,130 @@ def test_other_changes_are_noticed(change):
     check(bank, a, y)
 
 
-def test_forget_packed():
-    """Autograd does not know of writes through `.data`, nor of another process's."""
-    bank, a, y = filled()
-    check(bank, a, y)
-    bank.features.data.copy_(bank.features.flip(0))
-    bank.forget_packed()
-    check(bank, a, y)
-    bank.features.share_memory_()
-    check(bank, a, y)
-    assert not packed_of(bank)
-
-
-@amx
-def test_rows_are_packed_once(monkeypatch):
-    """From the second search on, and after that panels that were written to alone."""
-    calls = []
+@pytest.fixture
+def calls(monkeypatch):
+    """What is packed: (operator, first row, rows)."""
+    seen = []
     for name in ("pack_pool", "repack_pool"):
         operator = getattr(ops, name)
         monkeypatch.setattr(
-            ops, name, lambda *args, n=name, o=operator: calls.append((n, *args[2:])) or o(*args)
+            ops, name, lambda *args, n=name, o=operator: seen.append((n, *args[2:])) or o(*args)
         )
+    return seen
+
+
+@amx
+def test_rows_are_packed_once(calls):
     bank, a, y = filled()
-    bank.enqueue(a[:10], y[:10])
-
-    def search(metric):
-        return tla_ops.mine_negatives(a, bank.features, y, bank.labels, metric=metric)
-
-    search("angular")
-    assert not calls
-    search("angular"), search("cosine")
-    assert calls == [("pack_pool",)]
-    search("euclidean"), search("chebyshev")
+    for metric in ("angular", "cosine", "angular", "euclidean", "chebyshev"):
+        bank.mine_negatives(a, y, metric=metric)
+    bank.mine_negatives(a, y, mining="random")
     assert calls == [("pack_pool",)] * 2
     bank.enqueue(a, y)
-    assert calls[2:] == [("repack_pool", 10, 40), ("repack_pool", 0, 0)] * 2
+    assert calls[2:] == [("repack_pool", 0, 40), ("repack_pool", 0, 0)] * 2
     # The search reads them: rows that are made to point away are not found.
-    for packed in packed_of(bank).values():
-        packed[1:, : 2 * 32 * 64].view(torch.int16).bitwise_xor_(-(2**15))
-    assert not torch.equal(search("euclidean")[1], search_plain(bank, a, y))
+    for kept in bank._pool._kept.values():
+        kept.rows[1:, : 2 * 32 * 64].view(torch.int16).bitwise_xor_(-(2**15))
+    assert not torch.equal(
+        bank.mine_negatives(a, y, metric="euclidean")[1],
+        tla_ops.mine_negatives(a, bank.features, y, bank.labels, metric="euclidean")[1],
+    )
 
 
-def search_plain(bank, a, y):
-    return tla_ops.mine_negatives(a, bank.features.clone(), y, bank.labels, metric="euclidean")[1]
+@amx
+def test_what_rows_have_in_common_is_found_again(calls):
+    """Once half of the bank is there, and when all of it was replaced."""
+    bank, a, y = filled(filled_rows=ROWS // 2 - 1)
+    bank.mine_negatives(a, y)
+    assert not calls
+    bank.enqueue(a, y)
+    bank.mine_negatives(a, y)
+    assert calls == [("pack_pool",)]
+    for _ in range(ROWS // len(a) + 1):
+        bank.enqueue(a, y)
+        bank.mine_negatives(a, y)
+    assert calls.count(("pack_pool",)) == 2
 
 
-def test_small_banks_and_plain_tensors_keep_nothing():
-    bank, a, y = filled(rows=200)
+@amx
+@pytest.mark.parametrize("way", ["few anchors", "few rows", "traced", "make_fx"])
+def test_nothing_is_packed_where_it_is_not_used(way, calls):
+    bank, a, y = filled(rows=1000 if way == "few rows" else ROWS)
+
+    def step(x):
+        return bank.mine_negatives(x, y[: len(x)])[1]
+
+    x = a[:7] if way == "few anchors" else a
+    if way == "traced":
+        traced = torch.jit.trace(step, (x,))
+    elif way == "make_fx":
+        traced = make_fx(step)(x)
+    else:
+        traced = step
+    bank.features.neg_().add_(torch.randn(bank.features.shape))
+    assert torch.equal(
+        traced(x), tla_ops.mine_negatives(x, bank.features, y[: len(x)], bank.labels)[1]
+    )
+    assert not calls
+
+
+def test_a_write_while_rows_are_packed(monkeypatch):
+    """Another thread's: what was packed is not kept."""
+    bank, a, y = filled()
+    packing = ops.pack_pool
+
+    def slow(features, metric):
+        packed = packing(features, metric)
+        bank.enqueue(a + 0.01, (y + 1) % 5)
+        return packed
+
+    monkeypatch.setattr(ops, "pack_pool", slow)
+    bank.mine_negatives(a, y)
+    monkeypatch.undo()
     check(bank, a, y)
-    assert not packed_of(bank)
-    plain = torch.randn(ROWS, DIM)
-    for _ in range(3):
-        tla_ops.mine_negatives(a, plain, y, torch.randint(5, (ROWS,)))
-    assert not hasattr(plain, _dispatch.POOL)
+
+
+def test_another_instruction_set_meanwhile():
+    bank, a, y = filled()
+    check(bank, a, y)
+    before = torch.ops.tla_ops.use_instruction_set("plain")
+    try:
+        bank.enqueue(a + 0.01, (y + 1) % 5)
+        check(bank, a, y)
+    finally:
+        torch.ops.tla_ops.use_instruction_set(before)
+    bank.enqueue(a + 0.02, (y + 2) % 5)
+    check(bank, a, y)
 
 
 def test_nothing_of_it_is_saved(tmp_path):
     bank, a, y = filled()
     check(bank, a, y)
-    torch.save(bank.state_dict(), tmp_path / "bank.pt")
-    assert (tmp_path / "bank.pt").stat().st_size < 1.2 * bank.features.nbytes + 100_000
+    torch.save({"state": bank.state_dict(), "features": bank.features}, tmp_path / "bank.pt")
     state = torch.load(tmp_path / "bank.pt", weights_only=True)
     other = tla_ops.FeatureBank(ROWS, DIM)
-    other.load_state_dict(state)
+    other.load_state_dict(state["state"])
     check(other, a, y)
+    check(pickle.loads(pickle.dumps(bank)), a, y)
 
 
 def test_inference_mode():
     with torch.inference_mode():
         bank, a, y = filled()
         check(bank, a, y)
+
+
+def test_gradients_and_errors():
+    bank, a, y = filled()
+    leaves = [x.clone().requires_grad_() for x in (a, a + 1)]
+    bank.triplet_adv_loss(*leaves, y, margin=1.0).backward()
+    twins = [x.clone().requires_grad_() for x in (a, a + 1)]
+    tla_ops.triplet_adv_loss(*twins, bank.features, y, bank.labels, margin=1.0).backward()
+    assert all(torch.equal(x.grad, t.grad) for x, t in zip(leaves, twins, strict=True))
+    with pytest.raises(ValueError, match="mine_negatives: metric must be one of"):
+        bank.mine_negatives(a, y, metric="cosinus")
+    with pytest.raises(TypeError, match="triplet_adv_loss: anchor must be a tensor"):
+        bank.triplet_adv_loss(3, a, y)
 
 
 @amx
@@ -171,7 +237,6 @@ def test_packed_rows_of_another_pool_are_refused():
         ops.repack_pool(packed, bank.features, ROWS - 1, 2)
     with pytest.raises((ValueError, RuntimeError), match="shape"):
         ops.repack_pool(packed, bank.features[:, 20:], 0, 1)
-    assert _pool.PackedPool().of(bank.features[:0], "angular") is None
 
 
 def test_operators():

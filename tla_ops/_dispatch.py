@@ -30,9 +30,6 @@ _ON_REQUEST = ("wgmma",)
 """Screens that a first use does not test: threads wait for what hardware signals, and where a fault
 is that may be for ever. `selftest` tests them, for those who ask and for a results file."""
 
-POOL = "_tla_ops_pool"
-"""The attribute by which a bank's features carry their packed copy."""
-
 _TRUSTED = ("cpu", "meta")
 """Device types that need no self-test. Tests take "cpu" out, which then goes the way CUDA goes."""
 
@@ -73,14 +70,6 @@ def screens(x: Tensor) -> str:
     # The bound on a product's error holds for sums in float32 (docs/exactness.md).
     left_out = "blas" if not _blas_screens() else ""
     return " ".join([name for name in SCREENS if name in table and name != left_out])
-
-
-def packed(candidates: Tensor, metric: str) -> Tensor | None:
-    """What is kept of these candidates between searches (`_pool.py`), if anything."""
-    if torch.compiler.is_compiling():
-        return None
-    pool = getattr(candidates, POOL, None)
-    return None if pool is None else pool.of(candidates, metric)
 
 
 @torch.compiler.assume_constant_result

@@ -1,82 +1,107 @@
 """A bank's rows as a CPU's matrix unit reads them, kept from one search to the next.
 
-A search packs its candidates while it goes through them. For a bank that is searched again and
-again this is most of its work, so from the second search on the packed rows are kept. They are in
-step with the features for as long as nobody but the bank writes to these: the tensor's version
-tells, which counts all writes but those behind autograd's back.
+A search rounds and lays out its candidates while it goes through them; for few anchors that takes
+longer than the products. What is kept is in step with the features as long as these are written to
+by the bank or in ways that autograd knows of: a tensor's version counts those.
 """
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from . import ops
-from ._dispatch import POOL
 
-SMALLEST = 1024
-"""Rows of a bank that is worth it."""
+NEVER_LABEL = torch.iinfo(torch.int64).min
+"""The label of an unfilled slot: no operator ever picks a candidate that carries it."""
+
+FEWEST_ROWS, FEWEST_ANCHORS, FEWEST_FEATURES = 1024, 8, 16
+"""Smaller searches do not use the unit, or need no help (``csrc/common/plan.h``)."""
 
 Key = tuple[int, ...]
 
 
-class PackedPool:
-    """Follows one tensor of features; a copy or another tensor in its place starts afresh."""
+class _Packed:
+    """Packed rows, the state of the features they belong to, and how many were written since."""
 
-    _key: Key | None
-    _packed: dict[bool, Tensor]  # for the cosines, for euclidean
+    def __init__(self, key: Key, rows: Tensor) -> None:
+        self.key, self.rows, self.written = key, rows, 0
+
+
+class PackedPool:
+    """What is kept of one bank. A copy of the bank, or another process, starts afresh."""
 
     def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        self._key, self._packed = None, {}
+        self._kept: dict[bool, _Packed] = {}  # for the cosines, for euclidean
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:
-        return PackedPool, ()  # a copy of the features has another address
+        return PackedPool, ()
 
-    def of(self, features: Tensor, metric: str) -> Tensor | None:
-        """The packed rows, from the second search of unchanged features on."""
-        if metric == "chebyshev" or not features.is_cpu or len(features) < SMALLEST:
+    def of(self, features: Tensor, labels: Tensor, anchors: int, metric: str) -> Tensor | None:
+        """The packed rows for a search with so many anchors; None where it does without."""
+        key = key_of(features)
+        rows, dim = features.shape
+        if key is None or anchors < FEWEST_ANCHORS:
             return None
-        if not self.is_current(features):
-            self._key, self._packed = _key(features), {}
+        if rows < FEWEST_ROWS or dim < FEWEST_FEATURES:
             return None
         kind = metric != "euclidean"
-        if kind not in self._packed:
-            with torch.no_grad():
-                self._packed[kind] = ops.pack_pool(features.detach(), metric)
-        packed = self._packed[kind]
-        return packed if packed.numel() > 0 else None
+        with self._lock:
+            kept = self._kept.get(kind)
+            if kept is not None and kept.key == key and kept.written < rows:
+                return kept.rows
+            self._kept.pop(kind, None)
+            # What rows have in common is found while packing: not before there are some, and again
+            # when all have been replaced.
+            if 2 * int((labels != NEVER_LABEL).sum()) < rows:
+                return None
+            packed = ops.pack_pool(features, metric)
+            if packed.numel() == 0:  # no such unit
+                return None
+            if key_of(features) == key:  # nobody wrote meanwhile
+                self._kept[kind] = _Packed(key, packed)
+                return packed
+            return None
 
-    def is_current(self, features: Tensor) -> bool:
-        """Whether nobody wrote to the features since the last search, or the last `follow`."""
-        return self._key is not None and self._key == _key(features)
+    def follow(self, features: Tensor, before: Key | None, first: int, count: int) -> None:
+        """The bank wrote `count` rows from slot `first` on, around the end, all at once, to
+        features that were at `before`."""
+        with self._lock:
+            for kind, kept in list(self._kept.items()):
+                now = key_of(features)
+                if before is None or kept.key != before or now != _written_once(before):
+                    del self._kept[kind]
+                    continue
+                rows = len(features)
+                ops.repack_pool(kept.rows, features, first, min(count, rows - first))
+                ops.repack_pool(kept.rows, features, 0, max(0, first + count - rows))
+                kept.key = now
+                kept.written += count
 
-    def follow(self, features: Tensor, first: int, count: int) -> None:
-        """The bank wrote `count` rows from slot `first` on, around the end."""
-        rows = len(features)
-        for packed in self._packed.values():
-            if packed.numel() > 0:
-                ops.repack_pool(packed, features.detach(), first, min(count, rows - first))
-                ops.repack_pool(packed, features.detach(), 0, max(0, first + count - rows))
-        self._key = _key(features)
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def forget(self) -> None:
+        with self._lock:
+            self._kept.clear()
 
 
-def pool_of(features: Tensor) -> PackedPool:
-    """The one that these features carry from now on."""
-    pool = getattr(features, POOL, None)
-    if pool is None:
-        pool = PackedPool()
-        setattr(features, POOL, pool)
-    return pool
-
-
-def _key(features: Tensor) -> Key | None:
-    # Nobody counts an inference tensor's versions, or what another process writes; a subclass may
-    # be a fake tensor.
-    if type(features) is not Tensor or not features.is_cpu or features.is_inference():
+def key_of(features: Tensor) -> Key | None:
+    """Tells one state of the features from another; None where nothing tells."""
+    # Nobody counts an inference tensor's versions, or what another process writes. A trace would
+    # keep the packed rows for good.
+    if not features.is_cpu or features.is_inference() or features.is_shared():
         return None
-    if features.is_shared():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    return (features.data_ptr(), features._version, *features.shape)
+    if type(features) is not Tensor or _get_current_dispatch_mode() is not None:
+        return None
+    return (features._version, features.data_ptr(), *features.shape)
+
+
+def _written_once(key: Key) -> Key:
+    return (key[0] + 1, *key[1:])

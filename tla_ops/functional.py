@@ -14,7 +14,6 @@ from ._dispatch import (
     check_generator,
     has_kernels,
     is_fast,
-    packed,
     screens,
     uniform_draws,
 )
@@ -96,6 +95,35 @@ def triplet_adv_loss(
     run; everything else of the candidates' gradient is zero. The subgradient at a kink (the hinge
     at 0, a cosine of 0, equal vectors) is 0. Picks and the details' distances carry none.
     """
+    return adv_loss(
+        None, anchor, positive, candidates, labels, candidate_labels, margin, weight, norm_weight,
+        metric, mining, norm, target_labels, exclude, precision, reduction, generator, sparse_grad,
+        return_details,
+    )  # fmt: skip
+
+
+def adv_loss(
+    packed: Tensor | None,
+    anchor: Tensor,
+    positive: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    candidate_labels: Tensor,
+    margin: float = 0.03,
+    weight: float = 1.0,
+    norm_weight: float = 0.0,
+    metric: str = "angular",
+    mining: str = "hardest",
+    norm: str = "l2",
+    target_labels: Tensor | None = None,
+    exclude: Tensor | None = None,
+    precision: str | None = None,
+    reduction: str = "mean",
+    generator: torch.Generator | None = None,
+    sparse_grad: bool = False,
+    return_details: bool = False,
+) -> Any:
+    """:func:`triplet_adv_loss` with candidates of which a bank may keep `packed` rows."""
     where = "triplet_adv_loss"
     metric = check.metric(where, metric)
     check.choice(where, "mining", mining, check.NEGATIVE_MINING)
@@ -118,8 +146,8 @@ def triplet_adv_loss(
     uniform = uniform_draws(mining, anchor, generator)
     output = autograd.TripletAdvLoss.apply(
         anchor, positive, candidates, labels, candidate_labels,
-        autograd.MineOptions(target_labels, exclude, uniform, mining, fast, screens(anchor),
-            packed(candidates, metric),
+        autograd.MineOptions(
+            target_labels, exclude, uniform, mining, fast, screens(anchor), packed
         ),
         options, sparse_grad, return_details,
     )  # fmt: skip

@@ -11,7 +11,6 @@ from ._dispatch import (
     check_generator,
     has_kernels,
     is_fast,
-    packed,
     screens,
     uniform_draws,
     with_positives_dim,
@@ -50,6 +49,27 @@ def mine_negatives(
     Raises:
         ValueError, TypeError: an argument's shape, dtype, device or value, by name.
     """
+    return negatives(
+        None, anchor, candidates, labels, candidate_labels, mining, metric, positive,
+        target_labels, exclude, precision, generator,
+    )  # fmt: skip
+
+
+def negatives(
+    packed: Tensor | None,
+    anchor: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    candidate_labels: Tensor,
+    mining: str = "hardest",
+    metric: str = "angular",
+    positive: Tensor | None = None,
+    target_labels: Tensor | None = None,
+    exclude: Tensor | None = None,
+    precision: str | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`mine_negatives` among candidates of which a bank may keep `packed` rows."""
     where = "mine_negatives"
     check.choice(where, "mining", mining, check.NEGATIVE_MINING)
     check.anchors(where, "anchor", anchor)
@@ -59,7 +79,7 @@ def mine_negatives(
         raise ValueError(f'{where}: positive must be given for mining="semihard", got None')
     return _mine(
         where, anchor, candidates, labels, candidate_labels, mining, metric, positive,
-        target_labels, exclude, precision, generator, same_class=False,
+        target_labels, exclude, precision, generator, same_class=False, packed=packed,
     )  # fmt: skip
 
 
@@ -115,6 +135,7 @@ def _mine(
     precision: str | None,
     generator: torch.Generator | None,
     same_class: bool,
+    packed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     metric = check.metric(where, metric)
     labels, candidate_labels, target_labels, exclude = check.pool(
@@ -138,5 +159,5 @@ def _mine(
     return ops.mine(
         anchor.detach(), candidates.detach(), labels, candidate_labels, positive, target_labels,
         exclude, uniform, metric, mining, same_class, fast, screens(anchor),
-        packed(candidates, metric),
+        packed,
     )  # fmt: skip

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _checks as check
-from ._pool import pool_of
-from .functional import triplet_adv_loss
-
-NEVER_LABEL = torch.iinfo(torch.int64).min
-"""The label of an unfilled slot: no operator ever picks a candidate that carries it."""
+from ._pool import NEVER_LABEL, PackedPool, key_of
+from .functional import adv_loss, triplet_adv_loss
+from .mining import negatives
 
 
 class TripletAdvLoss(nn.Module):
@@ -89,11 +87,6 @@ class FeatureBank(nn.Module):
     Enqueue after backward: the loss keeps a reference to ``features``, and autograd refuses
     tensors that were written to in between.
 
-    Searched more than once, a bank on a CPU with a matrix unit keeps its rows in the form in which
-    that unit reads them, another 2 bytes an element for each family of metrics that is asked for
-    (cosines, euclidean); what is enqueued is added to it. Whoever writes to ``features`` behind
-    autograd's back (``.data``, a NumPy view) has to call :meth:`forget_packed`.
-
     Args:
         capacity: rows the ring holds, at least 1.
         dim: features a row has, at least 1.
@@ -129,7 +122,7 @@ class FeatureBank(nn.Module):
         self.register_buffer("features", torch.zeros(capacity, dim, dtype=dtype, device=device))
         self.register_buffer("labels", torch.full((capacity,), NEVER_LABEL, device=device))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64, device=device))
-        pool_of(self.features)
+        self._pool = PackedPool()
 
     @property
     def capacity(self) -> int:
@@ -154,16 +147,15 @@ class FeatureBank(nn.Module):
         )  # fmt: skip
         count, capacity = features.shape[0], self.capacity
         first = max(0, count - capacity)
-        pool = None if torch.compiler.is_compiling() else pool_of(self.features)
-        unchanged = pool is not None and pool.is_current(self.features)
-        start = int(self.cursor) + first if unchanged else 0  # only ever on a CPU
+        before = key_of(self.features) if self._pool else None
+        start = 0 if before is None else int(self.cursor) + first  # only ever on a CPU
         slots = torch.arange(first, count, device=features.device)
         slots = (slots + self.cursor) % capacity
         self.features.index_copy_(0, slots, features[first:].to(self.features.dtype))
         self.labels.index_copy_(0, slots, labels[first:])
         self.cursor.copy_((self.cursor + count) % capacity)
-        if pool is not None and unchanged:
-            pool.follow(self.features, start % capacity, count - first)
+        if before is not None:
+            self._pool.follow(self.features, before, start % capacity, count - first)
 
     @torch.no_grad()
     def clear(self) -> None:
@@ -172,9 +164,53 @@ class FeatureBank(nn.Module):
         self.labels.fill_(NEVER_LABEL)
         self.cursor.zero_()
 
+    def mine_negatives(self, anchor: Tensor, labels: Tensor, **options: Any) -> Any:
+        """:func:`tla_ops.mine_negatives` among the bank's rows, which stay packed between calls.
+
+        On a CPU with a matrix unit the rows are kept as that unit reads them, so that only what is
+        enqueued is converted again: about 2 bytes an element of memory for the cosines, and as much
+        for euclidean. Elsewhere this is the function itself.
+
+        Args:
+            anchor: (B, dim) features; labels: (B,) integers.
+            options: as for :func:`tla_ops.mine_negatives`.
+
+        Returns:
+            (distance, index) as from that function, the same bits.
+
+        Raises:
+            ValueError, TypeError: an argument's shape, dtype, device or value, by name.
+
+        Whoever writes to ``features`` behind autograd's back (``.data``, a NumPy view) has to call
+        :meth:`forget_packed`.
+        """
+        packed = self._packed(anchor, options)
+        return negatives(packed, anchor, self.features, labels, self.labels, **options)
+
+    def triplet_adv_loss(
+        self, anchor: Tensor, positive: Tensor, labels: Tensor, **options: Any
+    ) -> Any:
+        """:func:`tla_ops.triplet_adv_loss` with negatives from the bank, as `mine_negatives` does.
+
+        Args:
+            anchor: (B, dim); positive: (B, dim) or (B, K, dim); labels: (B,) integers.
+            options: as for :func:`tla_ops.triplet_adv_loss`.
+
+        Returns, raises and gradients: as there. Enqueue after backward.
+        """
+        packed = self._packed(anchor, options)
+        return adv_loss(packed, anchor, positive, self.features, labels, self.labels, **options)
+
+    def _packed(self, anchor: Tensor, options: dict[str, Any]) -> Tensor | None:
+        metric = options.get("metric", "angular")
+        known = metric in ("angular", "cosine", "euclidean") and isinstance(anchor, Tensor)
+        if not known or anchor.dim() != 2 or options.get("mining") == "random":
+            return None
+        return self._pool.of(self.features, self.labels, anchor.shape[0], metric)
+
     def forget_packed(self) -> None:
-        """Pack the rows afresh: they changed in a way that their tensor does not know of."""
-        pool_of(self.features).forget()
+        """Have the next search pack all rows: they changed in a way that autograd missed."""
+        self._pool.forget()
 
     def __len__(self) -> int:
         """Filled slots; waits for the device."""

@@ -8,7 +8,7 @@ namespace tla {
 
 struct SearchPlan {
   int64_t anchor_block;  // anchors a task keeps in cache while candidates stream by
-  int64_t tile;          // candidates scored at a time
+  int64_t tile;          // candidates scored at a time (kTiles: what the instruction set takes, about as many)
   int64_t blocks;        // tasks along the anchors
   int64_t splits;        // tasks along the candidates, each with its own best picks
   int64_t split_size;    // candidates a split has (the last one may have fewer)

@@ -65,7 +65,6 @@ void repack_pool(Tensor packed, Tensor candidates, int64_t first, int64_t count)
   const Matrix rows = matrix(candidates);
   if (!fits_pool(packed, rows))
     throw std::invalid_argument("repack_pool: packed belongs to candidates of another shape");
-  if (!amx_in_use()) throw std::invalid_argument("repack_pool: this processor has no AMX unit in use");
   if (first < 0 || count < 0 || first + count > rows.rows)
     throw std::invalid_argument("repack_pool: rows beyond the candidates");
   const PackedPool pool(static_cast<char*>(packed.mutable_data_ptr()), rows.cols);
@@ -76,7 +75,8 @@ void repack_pool(Tensor packed, Tensor candidates, int64_t first, int64_t count)
 
 bool fits_pool(const Tensor& packed, const Matrix& candidates) {
   return packed.dim() == 2 && packed.size(0) == PackedPool::rows(candidates.rows) &&
-         packed.size(1) == PackedPool::row_bytes(candidates.cols) && packed.is_contiguous();
+         packed.size(1) == PackedPool::row_bytes(candidates.cols) && packed.is_contiguous() &&
+         reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 64 == 0;
 }
 
 }  // namespace tla::cpu

@@ -98,7 +98,7 @@ class PackedPool {
   const int64_t d_;
 };
 
-// Whether a tensor is what pack_pool makes of candidates of this shape.
+// Whether a tensor may be what pack_pool made of candidates of this shape.
 bool fits_pool(const Tensor& packed, const Matrix& candidates);
 
 }  // namespace tla::cpu
