@@ -8,6 +8,7 @@ by the bank or in ways that autograd knows of: a tensor's version counts those.
 from __future__ import annotations
 
 import threading
+import weakref
 
 import torch
 from torch import Tensor
@@ -27,8 +28,12 @@ Key = tuple[int, ...]
 class _Packed:
     """Packed rows, the state of the features they belong to, and how many were written since."""
 
-    def __init__(self, key: Key, rows: Tensor) -> None:
+    def __init__(self, features: Tensor, key: Key, rows: Tensor) -> None:
         self.key, self.rows, self.written = key, rows, 0
+        self._features = weakref.ref(features)  # another tensor may get the address of a former one
+
+    def belongs_to(self, features: Tensor, key: Key | None) -> bool:
+        return self._features() is features and self.key == key
 
 
 class PackedPool:
@@ -52,7 +57,7 @@ class PackedPool:
         kind = metric != "euclidean"
         with self._lock:
             kept = self._kept.get(kind)
-            if kept is not None and kept.key == key and kept.written < rows:
+            if kept is not None and kept.belongs_to(features, key) and kept.written < rows:
                 return kept.rows
             self._kept.pop(kind, None)
             # What rows have in common is found while packing: not before there are some, and again
@@ -63,7 +68,7 @@ class PackedPool:
             if packed.numel() == 0:  # no such unit
                 return None
             if key_of(features) == key:  # nobody wrote meanwhile
-                self._kept[kind] = _Packed(key, packed)
+                self._kept[kind] = _Packed(features, key, packed)
                 return packed
             return None
 
@@ -73,7 +78,11 @@ class PackedPool:
         with self._lock:
             for kind, kept in list(self._kept.items()):
                 now = key_of(features)
-                if before is None or kept.key != before or now != _written_once(before):
+                if (
+                    before is None
+                    or not kept.belongs_to(features, before)
+                    or now != _written_once(before)
+                ):
                     del self._kept[kind]
                     continue
                 rows = len(features)
