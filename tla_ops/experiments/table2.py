@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 import tla_ops
-from tla_ops.experiments.progress import Progress
-from tla_ops.experiments.report import environment, text_table
 from tla_ops.training.attacks import pgd
 from tla_ops.training.files import write_json
 from tla_ops.training.methods import Batch, pool_features, tla_loss
 from tla_ops.training.models import MODELS, Classifier
+from tla_ops.training.progress import Progress
+from tla_ops.training.report import environment, text_table
 
 # Negative size: (Mini-Batch TT, Total TT) in seconds; WRN-32-10, batch 50, PGD-7, one V100.
 PAPER = {

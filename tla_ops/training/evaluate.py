@@ -1,16 +1,24 @@
-"""What a trained model is worth: accuracy, and the geometry of its triplets."""
+"""What a trained model is worth: accuracy under attacks, and the geometry of its triplets."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import tla_ops
-from tla_ops.training.attacks import model_mode
+from tla_ops.training import art_attacks, attacks
+from tla_ops.training.attacks import Attack, model_mode
 from tla_ops.training.data import ImageSet
 from tla_ops.training.models import Classifier
+from tla_ops.training.recipe import Recipe
+
+RESTARTS = 20
+"""Of the attack that the TLA paper calls 20PGD."""
 
 
 class TripletStatistics(NamedTuple):
@@ -24,10 +32,116 @@ class TripletStatistics(NamedTuple):
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
-    """Share of images (N, C, H, W) that ``model`` gives their label (N,), in eval mode."""
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, size: int = 500) -> float:
+    """Share of images (N, C, H, W) that ``model`` gives their label (N,), in eval mode, ``size`` at
+    a time.
+    """
     with model_mode(model, "eval"):
-        return (model(images).argmax(1) == labels).double().mean().item()
+        right = [
+            (model(some).argmax(1) == their).double()
+            for some, their in zip(images.split(size), labels.split(size), strict=True)
+        ]
+    return torch.cat(right).mean().item()
+
+
+def _iterated(attack: Callable[..., Tensor], **more: Any) -> Callable[[Recipe, int], Attack]:
+    return lambda recipe, steps: partial(
+        attack, epsilon=recipe.epsilon, step=recipe.attack_step, steps=steps, **more
+    )
+
+
+def _bounded(attack: Callable[..., Tensor]) -> Callable[[Recipe, int], Attack]:
+    return lambda recipe, steps: partial(attack, epsilon=recipe.epsilon)
+
+
+def _unbounded(attack: Callable[..., Tensor]) -> Callable[[Recipe, int], Attack]:
+    return lambda recipe, steps: attack
+
+
+ATTACKS: dict[str, Callable[[Recipe, int], Attack]] = {
+    "fgsm": _bounded(attacks.fgsm),
+    "bim": _iterated(attacks.bim, early_stop=True),
+    "pgd": _iterated(attacks.pgd, early_stop=True),
+    "pgd_long": _iterated(attacks.pgd, early_stop=True),
+    "pgd20r": _iterated(attacks.pgd, early_stop=True, restarts=RESTARTS),
+    "mim": _iterated(attacks.mim),
+    "cw": _iterated(attacks.cw_linf),
+    "ll": _bounded(attacks.ll),
+    "ill": _iterated(attacks.ill),
+    "transfer": _iterated(attacks.pgd),
+    "autoattack": _bounded(art_attacks.autoattack),
+    "deepfool": _unbounded(art_attacks.deepfool),
+    "cw_l2": _unbounded(art_attacks.cw_l2),
+    "jsma": _unbounded(art_attacks.jsma),
+}
+"""What `evaluate` knows beside "clean": from a recipe and a number of steps to an attack. Those
+with `early_stop` count an image as lost at the first step that misleads the model."""
+
+STEPPED = ("bim", "pgd", "pgd_long", "pgd20r", "mim", "cw", "ill", "transfer")
+
+
+def evaluate(
+    model: Classifier,
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
+    *,
+    source: nn.Module | None = None,
+    size: int = 200,
+    seed: int = 0,
+    report: Callable[[str, dict[str, Any]], None] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Accuracy under each attack, on the model as it is in evaluation.
+
+    Args:
+        model: the victim.
+        recipe: its budget (``epsilon``, ``attack_step``) and steps (``eval_steps``; 20 for an
+            attack that is not in it).
+        images: (N, C, H, W) in [0, 1]; labels: (N,).
+        names: "clean" and keys of `ATTACKS`.
+        source: the model that "transfer" attacks.
+        size: images attacked at a time.
+        seed: of random starts, the same for every attack.
+        report: called with each name and row as it is done.
+
+    Returns:
+        By name: ``accuracy``, its standard error, ``images``, ``steps`` (None where an attack has
+        no number of its own) and ``seconds``.
+
+    Raises:
+        ValueError: an unknown name, or "transfer" without ``source``.
+    """
+    unknown = [name for name in names if name != "clean" and name not in ATTACKS]
+    if unknown:
+        raise ValueError(
+            f"evaluate: attacks must be among clean, {', '.join(ATTACKS)}, got {unknown[0]!r}"
+        )
+    if "transfer" in names and source is None:
+        raise ValueError("evaluate: transfer needs source, the model to attack in place of this")
+    rows: dict[str, dict[str, Any]] = {}
+    for name in names:
+        started = time.perf_counter()
+        steps = recipe.eval_steps.get(name, 20) if name in STEPPED else None
+        adversarial = images
+        if name != "clean":
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                attack = ATTACKS[name](recipe, steps or 0)
+                if name == "transfer":
+                    attack = partial(attacks.transfer, source=source, attack=attack)
+                adversarial = attacks.in_batches(attack, size)(model, images, labels)
+        share = accuracy(model, adversarial, labels)
+        rows[name] = {
+            "accuracy": share,
+            "standard_error": (share * (1 - share) / len(labels)) ** 0.5,
+            "images": len(labels),
+            "steps": steps,
+            "seconds": time.perf_counter() - started,
+        }
+        if report is not None:
+            report(name, rows[name])
+    return rows
 
 
 @torch.no_grad()

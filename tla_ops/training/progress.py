@@ -15,18 +15,21 @@ SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """``with Progress("tla", 30) as progress: progress.update("validation 81%")`` once a step."""
 
-    def __init__(self, name: str, total: int) -> None:
+    def __init__(self, name: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
         self.name = name
         self.total = total
-        self.done = 0
+        self.done = done
+        self.quiet = quiet
         self._bar: Any = None
         self._printed = time.monotonic()
 
     def __enter__(self) -> Progress:
-        self._bar = _rich_bar() if sys.stderr.isatty() else None
+        self._bar = _rich_bar() if sys.stderr.isatty() and not self.quiet else None
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task(self.name, total=self.total, note="")
+            self._task = self._bar.add_task(
+                self.name, total=self.total, completed=self.done, note=""
+            )
         return self
 
     def update(self, note: str = "") -> None:
@@ -36,6 +39,8 @@ class Progress:
             self._bar.update(self._task, advance=1, note=note)
             return
         now = time.monotonic()
+        if self.quiet:
+            return
         if now - self._printed >= SECONDS_BETWEEN_LINES or self.done == self.total:
             self._printed = now
             line = f"{self.name}: {self.done}/{self.total}  {note}"

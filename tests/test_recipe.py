@@ -1,0 +1,176 @@
+"""Recipes: what comes with the package, overrides, and what a bad one is told."""
+
+from fractions import Fraction
+
+import pytest
+
+pytest.importorskip("yaml", reason="recipes are YAML files: extra [train]")
+
+from tla_ops.training import methods
+from tla_ops.training.augment import AUGMENT
+from tla_ops.training.data import DATASETS
+from tla_ops.training.models import MODELS
+from tla_ops.training.recipe import (
+    METHODS,
+    RecipeError,
+    from_dict,
+    load_recipe,
+    method_options,
+    recipe_names,
+)
+
+SETS = ("mnist", "cifar10", "tiny-imagenet", "digits")
+
+
+def test_every_method_on_every_data_set():
+    wanted = {f"{data}-{method.replace('_', '-')}" for data in SETS for method in METHODS}
+    assert wanted == set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_of_the_package(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.dataset in DATASETS
+    assert recipe.model in MODELS
+    assert recipe.augment in AUGMENT
+    assert name == f"{recipe.dataset}-{recipe.method.replace('_', '-')}"
+    assert from_dict(recipe.as_dict()) == recipe
+    assert set(recipe.eval_steps) >= {"bim", "cw", "pgd", "mim"}
+    if recipe.method.startswith("tla"):
+        assert recipe.candidates > 0
+
+
+# FACTS the papers print; where the authors' code differs, the file says so in a comment.
+@pytest.mark.parametrize(
+    ("name", "options", "rest"),
+    [
+        ("mnist-tla", (0.5, 1e-3, 0.05), (50, 50, Fraction(3, 10), Fraction(1, 100), 40)),
+        ("cifar10-tla", (2.0, 1e-3, 0.03), (50, 500, Fraction(8, 255), Fraction(2, 255), 7)),
+        ("tiny-imagenet-tla", (0.2, 1e-3, 0.01), (20, 50, Fraction(8, 255), Fraction(2, 255), 7)),
+    ],
+)
+def test_the_papers_values(name, options, rest):
+    recipe = load_recipe(name)
+    own = recipe.options
+    assert (own["weight"], own["norm_weight"], own["margin"]) == options
+    assert rest == (
+        recipe.batch, recipe.candidates, recipe.epsilon, recipe.attack_step, recipe.attack_steps
+    )  # fmt: skip
+
+
+def test_schedules():
+    assert load_recipe("cifar10-at").schedule == {50000: 0.01}
+    assert load_recipe("tiny-imagenet-at").schedule == {110: 0.01, 130: 0.001}
+    assert load_recipe("mnist-at").learning_rate == 1e-4
+
+
+def test_overrides_take_the_keys_type():
+    recipe = load_recipe(
+        "mnist-tla",
+        ["epsilon=8/255", "margin=1", "max_steps=7", "grad_clip=1e-1", "eval_steps.pgd=3",
+         "model_options={width: 0.25}", "init_from=a.pt", "schedule.5=.1", "attack_step=.1"],
+    )  # fmt: skip
+    assert recipe.epsilon == Fraction(8, 255)
+    assert recipe.attack_step == Fraction(1, 10)
+    assert recipe.options["margin"] == 1.0
+    assert isinstance(recipe.options["margin"], float)
+    assert (recipe.max_steps, recipe.grad_clip, recipe.init_from) == (7, 0.1, "a.pt")
+    assert recipe.eval_steps["pgd"] == 3
+    assert recipe.eval_steps["mim"] == 200
+    assert recipe.schedule == {5: 0.1}
+    assert recipe.model_options == {"width": 0.25}
+    assert load_recipe("mnist-tla", ["epochs=null", "max_steps=5"]).epochs is None
+
+
+def test_an_unknown_key_lists_the_known_ones():
+    with pytest.raises(RecipeError, match="unknown key margn, did you mean margin") as caught:
+        load_recipe("mnist-tla", ["margn=1"])
+    for key in ("margin", "batch", "epsilon", "norm_weight"):
+        assert key in str(caught.value)
+
+
+def test_a_method_takes_its_own_options_alone():
+    with pytest.raises(RecipeError, match="unknown key margin"):
+        load_recipe("mnist-at", ["margin=1"])
+    assert method_options("at").keys() == {"label_smoothing"}
+    assert all(getattr(methods, name) is method for name, method in METHODS.items())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch=1", "batch must be at least 2"),
+        ("batch=x", "batch must be int, got 'x'"),
+        ("batch=2.5", "batch must be int, got 2.5"),
+        ("batch=true", "batch must be int, got True"),
+        ("batch=null", "recipe lacks batch"),
+        ("epsilon=-1/255", "epsilon must be at least 0"),
+        ("epsilon=1/0", "epsilon must be a number or a fraction such as 8/255"),
+        ("learning_rate=.nan", "learning_rate must be at least 0"),
+        ("learning_rate=fast", "learning_rate must be float"),
+        ("schedule=3", "schedule must be a mapping"),
+        ("schedule={a: 1}", "schedule must be int, got 'a'"),
+        ("optimizer=lion", "optimizer must be one of adam, sgd, got 'lion'"),
+        ("attack=jsma", "attack must be one of pgd, "),
+        ("method=nca", "method must be one of um, at, "),
+        ("precision=16", "precision must be "),
+        ("ema=1", "ema must be below 1"),
+        ("source_positive=1", "source_positive must be bool, got 1"),
+        ("nonsense", "--set must be key=value, got 'nonsense'"),
+        ("=3", "--set must be key=value"),
+        ("batch={", "--set batch={"),
+    ],
+)
+def test_bad_values_name_their_key(override, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("mnist-tla", [override])
+    assert message in str(caught.value)
+
+
+def test_a_bank_needs_a_method_that_takes_one():
+    assert load_recipe("mnist-tla", ["bank=500"]).bank == 500
+    with pytest.raises(RecipeError, match="bank must be 0: method at takes none"):
+        load_recipe("mnist-at", ["bank=500"])
+
+
+def test_no_end():
+    with pytest.raises(RecipeError, match="needs epochs or max_steps"):
+        load_recipe("mnist-at", ["epochs=null"])
+
+
+def test_a_method_without_its_weights():
+    with pytest.raises(RecipeError, match="method tla needs weight, norm_weight, margin"):
+        load_recipe("mnist-at", ["method=tla"])
+
+
+def test_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(RecipeError, match="must be one of cifar10-alp, .*got 'mnist'"):
+        load_recipe("mnist")
+
+
+def test_a_file_of_ones_own(tmp_path):
+    (tmp_path / "own.yaml").write_text("base: digits-tla\nmargin: 0.1\n")
+    (tmp_path / "further.yaml").write_text("base: own\nseed: 4\n")
+    recipe = load_recipe(tmp_path / "further.yaml")
+    assert (recipe.name, recipe.seed, recipe.options["margin"]) == ("further", 4, 0.1)
+    assert recipe.options["weight"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "No such file"),
+        ("- a\n- b\n", "must be keys and values, got list"),
+        ("a: [", "own.yaml: "),
+        ("base: own\n", "own.yaml: is its own base"),
+        ("base: nowhere\n", "No such file"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert message in str(caught.value)

@@ -1,0 +1,130 @@
+"""`tla-ops bench`"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tla_ops.commands.shared import (
+    BadUsage,
+    CommandError,
+    Outcome,
+    add_verb,
+    any_device,
+    at_least,
+    check_file,
+    device,
+    finish,
+    need,
+    sizes,
+)
+
+
+def add(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "bench",
+        "Time something and print a table.",
+        "tla-ops bench table2",
+        "tla-ops bench table2 --help",
+    )
+    targets = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
+    _add_table2(targets)
+    _add_train(targets)
+
+
+def _add_table2(targets: Any) -> None:
+    parser = add_verb(
+        targets,
+        "table2",
+        "The TLA paper's Table 2: training time per iteration against the number of candidates.",
+        "tla-ops bench table2",
+        "tla-ops bench table2 --model lenet --negatives 1,250,500 --repeats 3",
+        "tla-ops bench table2 --model wrn --device cuda --output table2.json",
+    )
+    option = parser.add_argument
+    option(
+        "--model", choices=["small", "lenet", "wrn"], help="default: small on a CPU, wrn on a GPU"
+    )
+    option("--batch", type=at_least(2), default=50, help="images a step (default: %(default)s)")
+    option(
+        "--negatives",
+        type=sizes,
+        default=(1, 250, 500, 1000, 2000),
+        metavar="N,N,...",
+        help="candidates; 1 is a random negative (default: 1,250,500,1000,2000)",
+    )
+    option(
+        "--repeats", type=at_least(1), default=10, help="timed iterations (default: %(default)s)"
+    )
+    option("--attack-steps", type=at_least(0), default=7, help="PGD steps (default: %(default)s)")
+    option("--device", type=device, default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
+    option(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="default: 1 for the small model on a CPU, which gains nothing from more",
+    )
+    option("--output", type=Path, metavar="FILE", help="write the numbers as JSON, row by row")
+    finish(parser, "bench table2", _run_table2)
+
+
+def _run_table2(args: argparse.Namespace) -> Outcome:
+    import torch
+
+    from tla_ops.experiments import table2
+    from tla_ops.training.files import plain
+
+    on_gpu = args.device.startswith("cuda")
+    if on_gpu and not torch.cuda.is_available():
+        raise CommandError(f"--device {args.device}: this torch sees no CUDA device")
+    if args.output is not None:
+        check_file(args.output)
+    model = args.model or ("wrn" if on_gpu else "small")
+    config = table2.Config(
+        seed=0,
+        threads=args.threads or (1 if model == "small" and not on_gpu else None),
+        model=model,
+        batch=args.batch,
+        negatives=args.negatives,
+        repeats=args.repeats,
+        attack_steps=args.attack_steps,
+        device=args.device,
+    )
+    results = table2.run(config, args.output)
+    return Outcome(plain(results), lambda: table2.render(results))
+
+
+def _add_train(targets: Any) -> None:
+    parser = add_verb(
+        targets,
+        "train",
+        "Images a second of training steps beside a plain eager loop and a public trainer's.",
+        "tla-ops bench train",
+        "tla-ops bench train --recipe cifar10-tla --set model_options.widen=2 --repeats 3",
+        "tla-ops bench train --recipe mnist-at --device cuda --output train.json",
+    )
+    option = parser.add_argument
+    option("--recipe", default="digits-tla", help="a recipe's name or file (default: %(default)s)")
+    option("--set", action="append", default=[], metavar="KEY=VALUE", help="as for tla-ops train")
+    option("--repeats", type=at_least(2), default=10, help="timed steps (default: %(default)s)")
+    option("--device", type=any_device, default="auto", help="auto, cpu, cuda, cuda:1")
+    option("--output", type=Path, metavar="FILE", help="write the numbers as JSON, row by row")
+    finish(parser, "bench train", _run_train)
+
+
+def _run_train(args: argparse.Namespace) -> Outcome:
+    need(args.name, "yaml", "lightning")
+    from tla_ops.experiments import bench_train
+    from tla_ops.training import recipe as recipes
+    from tla_ops.training.files import plain
+
+    if args.output is not None:
+        check_file(args.output)
+    try:
+        recipe = recipes.load_recipe(args.recipe, args.set)
+    except recipes.RecipeError as error:
+        raise BadUsage(str(error)) from error
+    results = bench_train.run(recipe, args.repeats, args.device, args.output)
+    return Outcome(plain(results), lambda: bench_train.render(results))

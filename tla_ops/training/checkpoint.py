@@ -1,0 +1,60 @@
+"""Checkpoints: one file that is whole or absent, read without running any code from it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tla_ops.training import recipe as recipes
+from tla_ops.training.files import write_atomically
+from tla_ops.training.models import Classifier, build
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint of this package, or not one that fits."""
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values; ``torch.load(path, weights_only=True)`` reads it."""
+    write_atomically(path, lambda file: torch.save({"format": FORMAT} | content, file))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU.
+
+    Raises:
+        CheckpointError: not a checkpoint, or one of another version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: not a checkpoint: {reason}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise CheckpointError(f"{path}: needs checkpoint format {FORMAT}, got {found}")
+    return content
+
+
+def read_model(path: Path) -> tuple[Classifier, recipes.Recipe]:
+    """The trained model, in eval mode, and the recipe it was made by."""
+    content = read(path)
+    recipe = recipes.from_dict(content["recipe"])
+    model = build(
+        recipe.model, content["classes"], tuple(content["image_shape"]), **recipe.model_options
+    )
+    load_weights(model, content, path)
+    return model.eval(), recipe
+
+
+def load_weights(model: Classifier, content: dict[str, Any], path: Path) -> None:
+    """Put a checkpoint's weights, averaged ones if it has them, into ``model``."""
+    try:
+        model.load_state_dict(content.get("ema") or content["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: other layers than this recipe's model: {error}") from error

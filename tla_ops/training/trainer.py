@@ -1,0 +1,399 @@
+"""The training loop: a recipe, a data set and a folder in; checkpoints and curves out.
+
+Lightning Fabric brings device, precision and DDP (under ``torchrun``). A step's random numbers come
+from the seed, the step and the rank alone, so that a run that was killed resumes to the same
+numbers from the last checkpoint, whatever happened after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import tla_ops
+from tla_ops.training import checkpoint, runlog
+from tla_ops.training.attacks import Attack, pgd
+from tla_ops.training.augment import AUGMENT
+from tla_ops.training.data import Dataset, hold_out
+from tla_ops.training.evaluate import accuracy
+from tla_ops.training.fast import FastAttack
+from tla_ops.training.files import write_json
+from tla_ops.training.interrupts import StopRequest
+from tla_ops.training.methods import Batch, Step
+from tla_ops.training.models import Classifier, build
+from tla_ops.training.progress import Progress
+from tla_ops.training.recipe import ATTACKS, METHODS, Recipe
+from tla_ops.training.report import environment
+
+RESUMABLE = ("max_steps", "epochs", "val_every", "checkpoint_every", "log_every", "name")
+"""Keys that may differ between a run and its continuation."""
+
+
+class RunError(ValueError):
+    """A run that cannot start: what its folder holds or asks for does not fit."""
+
+
+class TrainingStep(nn.Module):
+    """Model and method as one module, whose forward is a step's loss: DDP sees one call a step."""
+
+    def __init__(self, model: Classifier, method: Callable[..., Step]) -> None:
+        super().__init__()
+        self.model = model
+        self.method = method
+
+    def forward(self, batch: Batch) -> Step:
+        return self.method(self.model, batch)
+
+
+def train(
+    recipe: Recipe, dataset: Dataset, output: Path, *, resume: bool = False, device: str = "auto"
+) -> dict[str, Any]:
+    """Train a model; returns what it writes to ``output/result.json``.
+
+    Args:
+        recipe: see :mod:`tla_ops.training.recipe`.
+        dataset: images for ``recipe.dataset``; ``recipe.val_images`` of its training images choose
+            the best checkpoint, its test images are not looked at.
+        output: receives ``last.pt`` and ``best.pt`` (read by `tla_ops.training.checkpoint`),
+            ``metrics.csv``, ``tensorboard/`` and ``result.json``.
+        resume: go on from ``last.pt``; without one the run starts afresh, and a finished one is
+            left as it is.
+        device: auto, cpu, cuda or cuda:N. Under ``torchrun`` each process takes its own.
+
+    Raises:
+        RunError: ``output`` holds a run and ``resume`` is not set, or one of another recipe.
+        KeyboardInterrupt: after SIGINT or SIGTERM, once ``last.pt`` holds the step that was under
+            way.
+    """
+    fabric = make_fabric(recipe, device)
+    with torch.random.fork_rng():
+        return Trainer(fabric, recipe, dataset, output, resume).run()
+
+
+def clear(output: Path) -> None:
+    """Remove what a run has written to its folder, and the folder if nothing else is in it."""
+    for name in ("last.pt", "best.pt", "metrics.csv", "result.json"):
+        (output / name).unlink(missing_ok=True)
+    shutil.rmtree(output / "tensorboard", ignore_errors=True)
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+
+
+class Trainer:
+    """One run's state. Everything that a continuation needs is in :meth:`state`."""
+
+    def __init__(
+        self, fabric: Fabric, recipe: Recipe, dataset: Dataset, output: Path, resume: bool
+    ) -> None:
+        self.fabric, self.recipe, self.dataset, self.output = fabric, recipe, dataset, output
+        if recipe.batch % fabric.world_size:
+            raise RunError(
+                f"batch must be a multiple of {fabric.world_size} processes, got {recipe.batch}"
+            )
+        rest, held_out = dataset.train, None
+        if recipe.val_images:
+            rest, held_out = hold_out(dataset.train, recipe.val_images, recipe.seed)
+        self.images = rest.to(fabric.device)
+        self.held_out = held_out.to(fabric.device) if held_out is not None else None
+        self.steps_per_epoch = len(rest) // recipe.batch
+        if self.steps_per_epoch == 0:
+            raise RunError(f"batch must be at most {len(rest)} training images, got {recipe.batch}")
+        limits = [(recipe.epochs or 0) * self.steps_per_epoch, recipe.max_steps or 0]
+        self.total = min(limit for limit in limits if limit)
+
+        torch.manual_seed(self._stream("model"))
+        self.model = build(
+            recipe.model, dataset.classes, dataset.train.image_shape, **recipe.model_options
+        ).to(fabric.device)
+        if recipe.init_from:
+            path = Path(recipe.init_from)
+            checkpoint.load_weights(self.model, checkpoint.read(path), path)
+        self.bank = self._bank()
+        self.average = _average(self.model, recipe.ema)
+        self.meter = runlog.Meter(recipe.options.get("margin"), fabric.device)
+        self.step = 0
+        self.best: dict[str, Any] = {"score": [-1.0, -1.0], "step": 0}
+        self.row: dict[str, float] = {}
+        optimizer = _optimizer(self.model, recipe)
+        self.optimizer: Any = optimizer
+        self._restore(resume)
+        training_step = TrainingStep(self.model, self._method())
+        self.training_step, self.optimizer = fabric.setup(training_step, optimizer)
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or until somebody asks to stop."""
+        if self.step < self.total:
+            self._loop()
+        result = self._result()
+        if self.fabric.is_global_zero:
+            write_json(self.output / "result.json", result)
+        return result
+
+    def _loop(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        main, every = self.fabric.is_global_zero, self.recipe.checkpoint_every
+        log = runlog.RunLog(self.output, self.step) if main else None
+        self._clock = time.perf_counter(), self.step
+        self.training_step.train()
+        try:
+            with (
+                StopRequest(self.fabric) as stop,
+                Progress(self.recipe.name, self.total, self.step, quiet=not main) as progress,
+            ):
+                while self.step < self.total:
+                    self.train_step()
+                    row = self._row()
+                    if row:
+                        self.row = row
+                        if log is not None:
+                            log.write(row)
+                    stopping = stop.requested()
+                    if stopping or self.step == self.total or self.step % every == 0:
+                        self._save()
+                    progress.update(runlog.note(self.row))
+                    if stopping and self.step < self.total:
+                        raise KeyboardInterrupt
+        finally:
+            if log is not None:
+                log.close()
+
+    def train_step(self) -> None:
+        recipe, rank = self.recipe, self.fabric.global_rank
+        torch.manual_seed(self._stream("step", self.step, rank))
+        rows = self._rows()
+        batch = self.images.batch(rows, recipe.candidates, augment=AUGMENT[recipe.augment])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        result = self.training_step(batch)
+        self.optimizer.zero_grad()
+        self.fabric.backward(result.loss)
+        if recipe.grad_clip is not None:
+            self.fabric.clip_gradients(
+                self.training_step, self.optimizer, max_norm=recipe.grad_clip
+            )
+        self.optimizer.step()
+        if self.bank is not None and result.features is not None:
+            self.bank.enqueue(*result.features)  # after backward, which reads the bank
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.meter.add(result)
+        self.step += 1
+
+    def _rows(self) -> Tensor:
+        """This process's share of the step's images: an epoch's order is shuffled by its number."""
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self._stream("epoch", epoch))
+            order = torch.randperm(len(self.images), generator=generator)
+            self._epoch, self._order = epoch, order.to(self.fabric.device)
+        share = self.recipe.batch // self.fabric.world_size
+        first = position * self.recipe.batch + self.fabric.global_rank * share
+        return self._order[first : first + share]
+
+    def _learning_rate(self) -> float:
+        unit = 1 if self.recipe.schedule_unit == "steps" else self.steps_per_epoch
+        passed = [start for start in self.recipe.schedule if start * unit <= self.step]
+        return self.recipe.schedule[max(passed)] if passed else self.recipe.learning_rate
+
+    def _row(self) -> dict[str, float]:
+        """What there is to log at this step, validation included; empty at most steps."""
+        recipe, row, last = self.recipe, {}, self.step == self.total
+        if last or self.step % recipe.log_every == 0:
+            sums = self._of_all({"sums": self.meter.sums})["sums"].sum(0)
+            row = runlog.means(sums)
+            self.meter.sums.zero_()
+            now, (then, before) = time.perf_counter(), self._clock
+            row["images_per_second"] = (self.step - before) * recipe.batch / (now - then)
+        if self.held_out is not None and (last or self.step % recipe.val_every == 0):
+            row |= self._validate()
+        if row:
+            row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+            row |= {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+            self._clock = time.perf_counter(), self.step  # validation does not count
+        return row
+
+    def _validate(self) -> dict[str, float]:
+        """Clean and adversarial accuracy on held-out training images, always the same attack; keeps
+        the best model."""
+        recipe, row = self.recipe, {}
+        if self.fabric.is_global_zero and self.held_out is not None:
+            torch.manual_seed(self._stream("validation"))
+            model = self.model if self.average is None else self.average.module
+            images, labels = self.held_out.images, self.held_out.labels
+            attack = partial(
+                pgd, epsilon=recipe.epsilon, step=recipe.attack_step, steps=recipe.val_steps
+            )
+            adversarial = attack(model, images, labels)
+            clean, robust = accuracy(model, images, labels), accuracy(model, adversarial, labels)
+            # Nobody trains an undefended model for attacks. Where scores are equal the other
+            # accuracy decides, then the earlier step stays.
+            score = [clean, robust] if recipe.method == "um" else [robust, clean]
+            if score > self.best["score"]:
+                self.best = {"score": score, "step": self.step}
+                checkpoint.save(
+                    self.output / "best.pt",
+                    self._about() | {"model": model.state_dict(), "score": score},
+                )
+            row = {"val_clean": clean, "val_adversarial": robust}
+        self.fabric.barrier()
+        return row
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.as_dict(),
+            "classes": self.dataset.classes,
+            "image_shape": list(self.dataset.train.image_shape),
+            "step": self.step,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides what the rest of the run does; every process has to ask."""
+        return self._about() | {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.average is None else self.average.module.state_dict(),
+            "ema_count": None if self.average is None else self.average.n_averaged,
+            "banks": None if self.bank is None else self._of_all(self.bank.state_dict()),
+            "meter": self._of_all({"sums": self.meter.sums})["sums"].sum(0),
+            "best": self.best,
+            "row": self.row,
+            "world_size": self.fabric.world_size,
+        }
+
+    def _of_all(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every process's tensors, stacked by rank."""
+        if self.fabric.world_size == 1:
+            return {name: tensor[None] for name, tensor in tensors.items()}
+        gathered: dict[str, Tensor] = self.fabric.all_gather(tensors)  # type: ignore[assignment]
+        return gathered
+
+    def _save(self) -> None:
+        state = self.state()
+        if self.fabric.is_global_zero:
+            checkpoint.save(self.output / "last.pt", state)
+        self.fabric.barrier()
+
+    def _restore(self, resume: bool) -> None:
+        path = self.output / "last.pt"
+        if not resume:
+            if path.exists():
+                raise RunError(
+                    f"{self.output} holds a run: resume it, or choose another output folder"
+                )
+            return
+        if not path.exists():
+            return
+        kept = checkpoint.read(path)
+        now = self.recipe.as_dict()
+        differ = [
+            f"{key} was {kept['recipe'].get(key)!r}, is {now.get(key)!r}"
+            for key in now.keys() | kept["recipe"].keys()
+            if key not in RESUMABLE and now.get(key) != kept["recipe"].get(key)
+        ]
+        if kept["world_size"] != self.fabric.world_size:
+            differ.append(f"{kept['world_size']} processes, are {self.fabric.world_size}")
+        if differ:
+            raise RunError(f"{path} is of another recipe: {'; '.join(sorted(differ))}")
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        if self.average is not None:
+            self.average.module.load_state_dict(kept["ema"])
+            self.average.n_averaged.copy_(kept["ema_count"])
+        if self.bank is not None:
+            rank = self.fabric.global_rank
+            self.bank.load_state_dict({name: all_[rank] for name, all_ in kept["banks"].items()})
+        if self.fabric.is_global_zero:
+            self.meter.sums.copy_(kept["meter"])  # of all processes
+        self.step, self.best, self.row = kept["step"], kept["best"], kept["row"]
+
+    def _result(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {
+            "experiment": f"train {recipe.name}",
+            "recipe": recipe.as_dict(),
+            "step": self.step,
+            "best": {"step": self.best["step"], "score": self.best["score"]},
+            "images": {"train": len(self.images), "held_out": recipe.val_images},
+            "notes": list(self.dataset.notes),
+            "last": self.row,
+            "processes": self.fabric.world_size,
+            "environment": environment(self.fabric.device),
+        }
+
+    def _method(self) -> Callable[..., Step]:
+        recipe = self.recipe
+        options: dict[str, Any] = dict(recipe.options)
+        if recipe.method != "um":
+            options["attack"] = training_attack(recipe)
+        if self.bank is not None:
+            options["bank"] = self.bank
+        return partial(METHODS[recipe.method], **options)
+
+    def _bank(self) -> tla_ops.FeatureBank | None:
+        if not self.recipe.bank:
+            return None
+        dim = self.model.head.in_features
+        return tla_ops.FeatureBank(self.recipe.bank, dim, device=self.fabric.device)
+
+    def _stream(self, *name: object) -> int:
+        """A seed for one purpose: from the recipe's, and what the purpose is called."""
+        text = "/".join(map(str, (self.recipe.seed, *name)))
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1
+
+
+def training_attack(recipe: Recipe) -> Attack:
+    """The attack that a recipe trains against, its options bound."""
+    function = ATTACKS[recipe.attack]
+    options: dict[str, Any] = {"epsilon": recipe.epsilon, "mode": recipe.attack_mode}
+    if recipe.attack not in ("fgsm", "ll"):
+        options |= {"step": recipe.attack_step, "steps": recipe.attack_steps}
+    if recipe.attack in ("pgd", "bim"):
+        options["norm"] = recipe.attack_norm
+    attack = partial(function, **options)
+    # A twin has its batch normalisations folded, which they can be in eval mode alone.
+    if recipe.fast_attack == "off" or recipe.attack_mode != "eval":
+        return attack
+    return FastAttack(attack, dtype=getattr(torch, recipe.fast_attack), channels_last=True)
+
+
+def make_fabric(recipe: Recipe, device: str) -> Fabric:
+    kind, _, index = device.partition(":")
+    accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(kind, kind)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    devices: Any = [int(index)] if index else local
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=processes // local,
+        strategy="ddp" if processes > 1 else "auto",
+        precision=recipe.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), **options)
+    return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, **options)
+
+
+def _average(model: nn.Module, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
