@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from chance import chi_square
 
 from tla_ops.training.augment import AUGMENT, crop_flip, crop_flip_colour, jitter
 
@@ -20,14 +21,6 @@ def outcomes(image, padding):
     places = range(2 * padding + 1)
     crops = [padded[:, y : y + height, x : x + width] for y in places for x in places]
     return torch.stack([part for crop in crops for part in (crop, crop.flip(2))])
-
-
-def chi_square(counts):
-    """Probability of counts at least as uneven as these, were all outcomes equally likely."""
-    expected = counts.sum() / len(counts)
-    statistic = ((counts - expected) ** 2 / expected).sum()
-    half = torch.tensor((len(counts) - 1) / 2, dtype=torch.float64)
-    return torch.special.gammaincc(half, statistic / 2).item()
 
 
 @pytest.mark.parametrize(("padding", "shape"), [(2, (3, 8, 8)), (1, (1, 5, 7)), (0, (2, 4, 4))])

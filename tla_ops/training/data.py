@@ -183,7 +183,7 @@ def _find(name: str, facts: Facts, folder: Path | str | None) -> Path:
         splits = ("train", facts.test_split) if facts.test_split else ("train",)
         patterns = [f"{facts.subfolder}/{split}-*.parquet" for split in splits]
         folder = parquet.download(facts.hub, patterns)
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     for place in (folder / name, folder):
         for inner in (place / facts.subfolder, place):
             if any(inner.glob("train-*.parquet")):

@@ -34,9 +34,13 @@ class ImageSet:
                 f"ImageSet: labels must be ({len(images)},) int64 to match images, "
                 f"got {tuple(labels.shape)}, {labels.dtype}"
             )
+        if scale is None:
+            scale = 255.0 if images.dtype == torch.uint8 else 1.0
+        if not scale > 0:
+            raise ValueError(f"ImageSet: scale must be positive, got {scale}")
         self.stored = images
         self.labels = labels
-        self.scale = scale or (255.0 if images.dtype == torch.uint8 else 1.0)
+        self.scale = scale
         self._by_class = torch.argsort(labels, stable=True)
         self._count = torch.bincount(labels)
         self._start = self._count.cumsum(0) - self._count
