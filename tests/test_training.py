@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from tla_ops.training import methods
 from tla_ops.training.attacks import model_mode, pgd
-from tla_ops.training.data import ImageSet
 from tla_ops.training.evaluate import accuracy, summary, triplet_statistics
 from tla_ops.training.files import plain, write_atomically
 from tla_ops.training.methods import Batch
@@ -263,71 +262,6 @@ def test_wrn_is_the_papers_size():
     assert model.head.in_features == 640
     # 46.2 million weights in w32-10 with five units a stage.
     assert sum(value.numel() for value in model.parameters()) == pytest.approx(46.2e6, rel=0.01)
-
-
-# data
-
-
-def test_digits_split_is_disjoint_stratified_and_seeded(splits):
-    from tla_ops.training.data import digits
-
-    assert [len(part) for part in splits] == [1077, 360, 360]
-    assert splits.train.images.shape[1:] == (1, 8, 8)
-    whole = torch.cat([part.images for part in splits])
-    assert whole.min() == 0
-    assert whole.max() == 1
-    assert len(whole.flatten(1).unique(dim=0)) == 1797  # no two images of the set are equal
-    for part in splits:
-        share = torch.bincount(part.labels, minlength=10) / len(part)
-        assert share.min() > 0.09
-        assert share.max() < 0.11
-    again, other = digits(seed=0), digits(seed=1)
-    assert torch.equal(again.test.images, splits.test.images)
-    assert not torch.equal(other.test.images, splits.test.images)
-
-
-def test_positives_are_other_images_of_the_class(splits):
-    data, generator = splits.train, torch.Generator().manual_seed(0)
-    rows = torch.arange(len(data))
-    drawn = torch.stack([data.positives(rows, generator) for _ in range(20)])
-    assert (data.labels[drawn] == data.labels[rows]).all()
-    assert (drawn != rows).all()
-
-
-def test_positives_are_uniform_and_a_lone_image_is_its_own():
-    data = ImageSet(some_images(6), torch.tensor([2, 0, 2, 2, 2, 5]))
-    rows = torch.tensor([0, 1, 5]).repeat(4000)
-    drawn = data.positives(rows, torch.Generator().manual_seed(0)).view(-1, 3)
-    share = torch.bincount(drawn[:, 0], minlength=6) / 4000
-    torch.testing.assert_close(share, torch.tensor([0, 0, 1, 1, 1, 0]) / 3, rtol=0, atol=0.03)
-    assert (drawn[:, 1] == 1).all()
-    assert (drawn[:, 2] == 5).all()
-
-
-def test_batches_cover_an_epoch(splits):
-    data = splits.validation
-    batches = list(data.batches(50, 20, torch.Generator().manual_seed(0)))
-    assert len(batches) == 7
-    for batch in batches:
-        assert batch.images.shape == batch.positives.shape == (50, 1, 8, 8)
-        assert batch.candidates.shape == (20, 1, 8, 8)
-        assert batch.candidate_labels.shape == (20,)
-    images = torch.cat([batch.images for batch in batches]).flatten(1)
-    assert len(images.unique(dim=0)) == 350
-    again = next(iter(data.batches(50, 20, torch.Generator().manual_seed(0))))
-    assert torch.equal(again.images, batches[0].images)
-
-
-@pytest.mark.parametrize(("size", "candidates"), [(0, 1), (7, 1), (2, 7)])
-def test_batches_bad_sizes(size, candidates):
-    data = ImageSet(some_images(6), torch.arange(6))
-    with pytest.raises(ValueError, match=r"ImageSet\.batches"):
-        next(data.batches(size, candidates))
-
-
-def test_image_set_needs_a_label_an_image():
-    with pytest.raises(ValueError, match="labels must be"):
-        ImageSet(some_images(6), torch.arange(5))
 
 
 # files

@@ -1,79 +1,17 @@
-"""Image sets that stay in memory, with positives drawn in constant time per image."""
+"""The data sets of the papers, as image sets in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from tla_ops.training.methods import Batch
-
-
-class ImageSet:
-    """Images (N, C, H, W) in [0, 1] and their labels (N,) int64.
-
-    The rows of each class are listed once, so that another image of an image's class is one random
-    number away.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if len(images) != len(labels):
-            raise ValueError(
-                f"ImageSet: labels must be ({len(images)},) to match images, got ({len(labels)},)"
-            )
-        self.images = images
-        self.labels = labels
-        self._by_class = torch.argsort(labels, stable=True)
-        self._count = torch.bincount(labels)
-        self._start = self._count.cumsum(0) - self._count
-        self._position = torch.empty_like(self._by_class)
-        self._position[self._by_class] = torch.arange(len(labels), device=labels.device)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def positives(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """For each row (B,) the row of another image of its class, uniform; itself if its class has
-        no other.
-        """
-        labels = self.labels[rows]
-        count, start = self._count[labels], self._start[labels]
-        uniform = torch.rand(
-            len(rows), dtype=torch.float64, device=rows.device, generator=generator
-        )
-        offset = 1 + (uniform * (count - 1)).long().clamp_(max=(count - 2).clamp_(min=0))
-        return self._by_class[start + (self._position[rows] - start + offset) % count]
-
-    def batches(
-        self, size: int, candidates: int = 0, generator: torch.Generator | None = None
-    ) -> Iterator[Batch]:
-        """One shuffled epoch of batches; a last, smaller batch is left out.
-
-        Each batch brings one positive per image and ``candidates`` further images drawn without
-        replacement from the whole set.
-        """
-        if size < 1 or size > len(self):
-            raise ValueError(f"ImageSet.batches: size must be in 1..{len(self)}, got {size}")
-        if candidates > len(self):
-            raise ValueError(
-                f"ImageSet.batches: candidates must be at most {len(self)}, got {candidates}"
-            )
-        order = self._permutation(generator)
-        for first in range(0, len(self) - size + 1, size):
-            rows = order[first : first + size]
-            pool = self._permutation(generator)[:candidates]
-            yield Batch(
-                self.images[rows],
-                self.labels[rows],
-                self.images[self.positives(rows, generator)],
-                self.images[pool],
-                self.labels[pool],
-            )
-
-    def _permutation(self, generator: torch.Generator | None) -> Tensor:
-        return torch.randperm(len(self), generator=generator, device=self.labels.device)
+from tla_ops.training import parquet
+from tla_ops.training.image_set import ImageSet, hold_out
+from tla_ops.training.parquet import DataError, Shape
 
 
 class Splits(NamedTuple):
@@ -93,19 +31,177 @@ def digits(seed: int = 0) -> Splits:
     Values are scaled from 0..16 to [0, 1]. The split is stratified by class: 60% train, 20%
     validation and 20% test, drawn with ``seed``. Needs scikit-learn; nothing is downloaded.
     """
+    whole, (rest, test) = _digits(seed)
+    train, validation = _stratified(whole, rest, 0.25, seed)
+    return Splits(*(whole.subset(torch.tensor(rows)) for rows in (train, validation, test)))
+
+
+def _digits(seed: int) -> tuple[ImageSet, tuple[list[int], list[int]]]:
+    """The whole set, and its rows outside the test split and in it."""
     from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
 
     bunch = load_digits()
-    images = torch.from_numpy(bunch.images).to(torch.float32).div_(16).unsqueeze(1)
-    labels = torch.from_numpy(bunch.target).to(torch.int64)
+    images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
+    whole = ImageSet(images, torch.from_numpy(bunch.target).to(torch.int64), scale=16)
+    return whole, _stratified(whole, list(range(len(whole))), 0.2, seed)
 
-    def stratified(rows: list[int], share: float) -> tuple[list[int], list[int]]:
-        rest, part = train_test_split(
-            rows, test_size=share, random_state=seed, stratify=labels[rows].numpy()
+
+def _stratified(
+    whole: ImageSet, rows: list[int], share: float, seed: int
+) -> tuple[list[int], list[int]]:
+    from sklearn.model_selection import train_test_split
+
+    rest, part = train_test_split(
+        rows, test_size=share, random_state=seed, stratify=whole.labels[rows].numpy()
+    )
+    return rest, part
+
+
+class Dataset(NamedTuple):
+    """A data set's parts, on the CPU; ``notes`` say in what they differ from what is published.
+
+    Whoever chooses a model does so on images that :func:`hold_out` takes from ``train``.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    classes: int
+    notes: tuple[str, ...] = ()
+
+
+class Facts(NamedTuple):
+    """What is published: shape (C, H, W), classes, images in the training and the test split.
+
+    ``hub`` is the Hugging Face hub's name, ``subfolder`` where its files lie, ``test_split`` how
+    their names begin; without one a fixed, stratified fifth of the images is the test split, and
+    the counts are after it. Photos that differ in size are ``resized`` to ``shape``.
+    """
+
+    shape: Shape
+    classes: int
+    train: int
+    test: int
+    hub: str = ""
+    subfolder: str = "data"
+    test_split: str | None = "test"
+    resized: bool = False
+
+
+DATASETS = {
+    "digits": Facts((1, 8, 8), 10, 1_437, 360, test_split=None),
+    "mnist": Facts((1, 28, 28), 10, 60_000, 10_000, "ylecun/mnist", "mnist"),
+    "cifar10": Facts((3, 32, 32), 10, 50_000, 10_000, "uoft-cs/cifar10", "plain_text"),
+    "tiny-imagenet": Facts(
+        (3, 64, 64), 200, 100_000, 10_000, "zh-plus/tiny-imagenet", test_split="valid"
+    ),
+    "cats-vs-dogs": Facts(
+        (3, 64, 64), 2, 18_728, 4_682, "microsoft/cats_vs_dogs", test_split=None, resized=True
+    ),
+}
+_HELD_OUT = "no test split is published: a fixed, stratified fifth of the images is held out as one"
+
+
+def load(
+    name: str,
+    folder: Path | str | None = None,
+    *,
+    size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """A data set of ``DATASETS``, decoded into memory.
+
+    ``folder`` holds its parquet files, or a sub-folder of its name that does, or is "hub", which
+    downloads them; None takes the environment variable TLA_DATA. In either place the files may lie
+    in the hub's own sub-folder. "digits" needs no files. Shards that are not there are left out,
+    and noted.
+    ``size`` resizes images to size × size; without it only "cats-vs-dogs" is resized, to 64 × 64.
+    ``progress(done, total)`` is called as images are decoded.
+
+    Raises DataError for a set that is not found and for files that are not what they must be.
+    """
+    if name not in DATASETS:
+        raise DataError(f"load: name must be one of {', '.join(DATASETS)}, got {name!r}")
+    facts = DATASETS[name]
+    if name == "digits":
+        if size is not None:
+            raise DataError(f"load: size must be None for digits, got {size}")
+        whole, (rest, held_out) = _digits(0)
+        train, test = (whole.subset(torch.tensor(rows)) for rows in (rest, held_out))
+        return Dataset(name, train, test, facts.classes, (_HELD_OUT,))
+    if size is not None and size < 1:
+        raise DataError(f"load: size must be at least 1, got {size}")
+    shape = facts.shape if size is None else (facts.shape[0], size, size)
+    place = _find(name, facts, folder)
+    published = {"train": facts.train}
+    if facts.test_split is None:
+        published["train"] += facts.test
+    else:
+        published[facts.test_split] = facts.test
+    shards = {split: parquet.find_shards(place, split) for split in published}
+    total, done = sum(parquet.count_rows(part.files) for part in shards.values()), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    def decoded(split: str) -> ImageSet:
+        images, labels = parquet.read(
+            shards[split].files,
+            shape=shape,
+            classes=facts.classes,
+            resize=facts.resized or size is not None,
+            advance=advance,
         )
-        return rest, part
+        notes.extend(_notes(shards[split], len(images), published[split], split))
+        return ImageSet(images, labels)
 
-    rest, test = stratified(list(range(len(labels))), 0.2)
-    train, validation = stratified(rest, 0.25)
-    return Splits(*(ImageSet(images[rows], labels[rows]) for rows in (train, validation, test)))
+    notes: list[str] = []
+    train = decoded("train")
+    if facts.test_split is None:
+        notes.append(_HELD_OUT)
+        train, test = hold_out(train, len(train) // 5)
+    else:
+        test = decoded(facts.test_split)
+        if facts.test_split != "test":
+            notes.append("the test split is the published validation split")
+    return Dataset(name, train, test, facts.classes, tuple(notes))
+
+
+def _find(name: str, facts: Facts, folder: Path | str | None) -> Path:
+    """The folder with the set's training files."""
+    folder = os.environ.get("TLA_DATA") if folder is None else folder
+    if not folder:
+        raise DataError(
+            f"load: folder must be a folder with the parquet files of {name} or with a sub-folder "
+            f"{name} of them, or 'hub' to download {facts.hub}, here or in the environment "
+            "variable TLA_DATA, got none"
+        )
+    if folder == "hub":
+        splits = ("train", facts.test_split) if facts.test_split else ("train",)
+        patterns = [f"{facts.subfolder}/{split}-*.parquet" for split in splits]
+        folder = parquet.download(facts.hub, patterns)
+    folder = Path(folder).expanduser()
+    for place in (folder / name, folder):
+        for inner in (place / facts.subfolder, place):
+            if any(inner.glob("train-*.parquet")):
+                return inner
+    raise DataError(
+        f"load: {folder} must hold train-00000-of-….parquet of {name}, in itself or in a "
+        f"sub-folder {name} or {facts.subfolder}, got no such file"
+    )
+
+
+def _notes(shards: parquet.Shards, images: int, published: int, split: str) -> Iterator[str]:
+    word = "training" if split == "train" else "test"
+    if len(shards.files) < shards.published:
+        yield (
+            f"{len(shards.files)} of {shards.published} {word} shards found: "
+            f"{images:,} of {published:,} images"
+        )
+    elif images != published:
+        yield f"{images:,} of {published:,} {word} images"
+    if shards.left_out:
+        yield f"a second copy of a {word} shard is left out: {', '.join(shards.left_out)}"
