@@ -3,8 +3,8 @@
 ``attack(model, images, labels)`` takes a model from images to logits (B, C), images (B, ...) in
 [0, 1] on a CPU or CUDA device and labels (B,) of integer classes. What comes back has the images'
 shape, dtype and device, is detached and within [0, 1]; no other bound holds but that of
-:func:`autoattack`. An image that the model gets wrong comes back as it is. ``batch_size`` images are
-worked on at a time, and ``classes`` is C, which need not be given.
+:func:`autoattack`. An image that the model gets wrong comes back as it is. ``batch_size`` images
+are worked on at a time; ``classes`` is C, which need not be given.
 
 The model runs in eval mode and gets its own modes back. Gradients of parameters, and the random
 streams of NumPy and of torch on the host, are left as they were. ART works in float32 and on NumPy
@@ -40,9 +40,9 @@ def deepfool(
     """DeepFool (Moosavi-Dezfooli et al. 2016): at most ``steps`` times across the nearest boundary,
     in l2, of the model made linear at the image.
 
-    The whole perturbation is stretched by 1 + ``overshoot``. Boundaries of the ``gradients`` classes
-    that are likeliest on the clean image are looked at (of any image of the call, so that further
-    classes may be).
+    The whole perturbation is stretched by 1 + ``overshoot``. With more classes than ``gradients``,
+    boundaries are those of the classes that are among the ``gradients`` likeliest on any clean
+    image of the call.
     """
 
     def generate(art: Any, job: _Job) -> Any:
@@ -109,9 +109,9 @@ def carlini_linf(
 
     It penalises what exceeds a bound, and lowers the bound by the factor ``shrink`` while it
     succeeds. At each bound it tries constants from ``constant`` to below ``largest_constant``, each
-    ``constant_factor`` times the last, with at most ``steps`` of Adam for each. ART takes the images
-    one by one, whatever ``batch_size``: this is slow. An image for which nothing succeeds comes back
-    as it is.
+    ``constant_factor`` times the last, with at most ``steps`` of Adam for each. In ART the constant
+    weighs the loss that ends a run, not the gradient. It takes the images one by one, whatever
+    ``batch_size``: this is slow. An image for which nothing succeeds comes back as it is.
     """
 
     def generate(art: Any, job: _Job) -> Any:
@@ -182,16 +182,19 @@ def autoattack(
     classes: int | None = None,
     batch_size: int = 128,
 ) -> Tensor:
-    """ART's AutoAttack in the ball of radius ``epsilon``, a fraction of [0, 1]: a battery of attacks,
-    each on the images that withstood those before.
+    """ART's AutoAttack in the ball of radius ``epsilon``, a fraction of [0, 1]: four attacks, each
+    on the images that withstood those before.
 
-    In order: APGD on the cross entropy and on the difference of logits ratio (DLR), both untargeted,
-    with ``restarts`` runs of ``steps`` from a first step of 2 ``epsilon``; DeepFool, ``steps`` long,
-    where its perturbation happens to lie in the ball; Square, with ``restarts`` runs of ``queries``.
-    This is not the standard AutoAttack of Croce and Hein (2020), which has targeted APGD on DLR and
-    targeted FAB for DLR and DeepFool here; theirs keeps APGD's best point where ART's keeps its last
-    one. So accuracies can be higher than with theirs and are not to be compared with RobustBench.
-    With fewer than three classes DLR is not defined and left out.
+    In order: APGD on the cross entropy and APGD on the difference of logits ratio (DLR), both
+    untargeted, with ``restarts`` runs of ``steps`` and a first step of 2 ``epsilon`` (ART's own
+    default is 0.1); DeepFool, at most ``steps`` long, which counts where its perturbation happens
+    to lie in the ball; Square, with ``restarts`` runs of ``queries``. Below three classes DLR is
+    not defined and left out.
+
+    This is not the standard AutoAttack of Croce and Hein (2020): theirs has targeted APGD on DLR
+    and targeted FAB where this has untargeted DLR and DeepFool, and its APGD ends at the best point
+    of a run, where ART's ends at the last. Accuracies can be higher than under theirs, and do not
+    compare with RobustBench's.
 
     Args:
         model, images, labels, classes, batch_size: as the module says; images (B, C, H, W).
