@@ -1,23 +1,19 @@
-"""Attacks, methods, models and data of the training layer."""
+"""Methods, models and data of the training layer."""
 
 import copy
 from fractions import Fraction
-from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from tla_ops.training import methods
-from tla_ops.training.attacks import model_mode, pgd
+from tla_ops.training.attacks import model_mode
 from tla_ops.training.data import ImageSet
-from tla_ops.training.evaluate import accuracy, summary, triplet_statistics
+from tla_ops.training.evaluate import summary, triplet_statistics
 from tla_ops.training.files import plain, write_atomically
 from tla_ops.training.methods import Batch
 from tla_ops.training.models import Classifier, lenet, small, wrn
-
-EPSILON, STEP = Fraction(3, 16), Fraction(1, 16)
-ATTACK = partial(pgd, epsilon=EPSILON, step=STEP)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -35,19 +31,6 @@ def splits():
     from tla_ops.training.data import digits
 
     return digits(seed=0)
-
-
-@pytest.fixture(scope="module")
-def trained(splits):
-    """A small network after one undefended epoch."""
-    torch.manual_seed(0)
-    model = small()
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for batch in splits.train.batches(50, 0, torch.Generator().manual_seed(0)):
-        optimizer.zero_grad()
-        methods.um(model, batch).loss.backward()
-        optimizer.step()
-    return model
 
 
 def some_images(count=12, seed=0):
