@@ -1,6 +1,5 @@
-"""Attacks, methods, models and data of the training layer."""
+"""Attacks, evaluation, data and files of the training layer."""
 
-import copy
 from fractions import Fraction
 from functools import partial
 
@@ -13,8 +12,7 @@ from tla_ops.training.attacks import model_mode, pgd
 from tla_ops.training.data import ImageSet
 from tla_ops.training.evaluate import accuracy, summary, triplet_statistics
 from tla_ops.training.files import plain, write_atomically
-from tla_ops.training.methods import Batch
-from tla_ops.training.models import Classifier, lenet, small, wrn
+from tla_ops.training.models import small
 
 EPSILON, STEP = Fraction(3, 16), Fraction(1, 16)
 ATTACK = partial(pgd, epsilon=EPSILON, step=STEP)
@@ -53,16 +51,6 @@ def trained(splits):
 def some_images(count=12, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(count, 1, 8, 8, generator=generator)
-
-
-def some_batch(labels=(0, 1, 2, 3, 0, 1), candidate_labels=(0, 1, 2, 3, 4, 4, 1, 0)):
-    return Batch(
-        some_images(len(labels), 1),
-        torch.tensor(labels),
-        some_images(len(labels), 2),
-        some_images(len(candidate_labels), 3),
-        torch.tensor(candidate_labels),
-    )
 
 
 # attacks
@@ -160,76 +148,7 @@ def test_model_mode_names_what_it_accepts():
         pass
 
 
-# methods
-
-
-def angular(x, y):
-    return 1 - F.cosine_similarity(x, y).abs()
-
-
-def shifted(model, images, labels):
-    return (images + 0.05).clamp(max=1)
-
-
-def test_um_and_at_are_cross_entropies():
-    model, batch = small().eval(), some_batch()
-    expected = F.cross_entropy(model(batch.images), batch.labels)
-    torch.testing.assert_close(methods.um(model, batch).loss, expected)
-    expected = F.cross_entropy(model(shifted(model, batch.images, None)), batch.labels)
-    torch.testing.assert_close(methods.at(model, batch, attack=shifted).loss, expected)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_tla_equals_equation_1(training):
-    torch.manual_seed(0)
-    model, batch = small().train(training), some_batch()
-    copied = copy.deepcopy(model)  # a forward pass in train mode moves batch statistics
-    options = {"attack": shifted, "weight": 2.0, "norm_weight": 0.01, "margin": 0.4}
-    step = methods.tla(copied, batch, **options)
-    adversarial = shifted(model, batch.images, None)
-    with torch.no_grad(), model_mode(model, "eval"):
-        anchor, pool = model.features(adversarial), model.features(batch.candidates)
-        distance = torch.stack([angular(row.expand_as(pool), pool) for row in anchor])
-        distance[batch.labels[:, None] == batch.candidate_labels] = torch.inf
-        index = distance.argmin(1)
-    anchor, positive, negative = (
-        model.features(images) for images in (adversarial, batch.positives, batch.candidates[index])
-    )
-    triplet = F.relu(angular(anchor, positive) - angular(anchor, negative) + 0.4)
-    norms = anchor.norm(dim=1) + positive.norm(dim=1) + negative.norm(dim=1)
-    expected = F.cross_entropy(model.head(anchor), batch.labels)
-    expected = expected + (2.0 * triplet + 0.01 * norms).mean()
-    torch.testing.assert_close(step.loss, expected)
-    torch.testing.assert_close(step.positive_distance, angular(anchor, positive).detach())
-    torch.testing.assert_close(step.negative_distance, angular(anchor, negative).detach())
-    assert copied.training is training
-    ours = torch.autograd.grad(step.loss, list(copied.parameters()))
-    theirs = torch.autograd.grad(expected, list(model.parameters()))
-    for got, want in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
-
-
-def test_tla_without_a_candidate_of_another_class():
-    model, batch = small().eval(), some_batch(labels=(3, 3, 1), candidate_labels=(3, 3))
-    options = {"attack": shifted, "weight": 1.0, "norm_weight": 0.1, "margin": 0.1}
-    step = methods.tla(model, batch, **options)
-    assert torch.isinf(step.negative_distance).tolist() == [True, True, False]
-    alone = Batch(*(part[:2] for part in batch))
-    step = methods.tla(model, alone, **options)
-    adversarial = shifted(model, alone.images, None)
-    torch.testing.assert_close(step.loss, F.cross_entropy(model(adversarial), alone.labels))
-    step.loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-def test_pool_forward_leaves_no_trace():
-    model, batch = small().train(), some_batch()
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    anchor, pool = methods.pool_features(model, batch.images, batch.candidates)
-    assert anchor.shape == (6, 128)
-    assert pool.shape == (8, 128)
-    assert not pool.requires_grad
-    assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+# evaluation
 
 
 def test_triplet_statistics(splits):
@@ -241,28 +160,6 @@ def test_triplet_statistics(splits):
     distances = torch.tensor([0.3, 0.1, 0.2]), torch.tensor([0.35, torch.inf, 0.45])
     found = summary(*distances, 0.1)
     assert found == pytest.approx((1 / 3, 0.2, 0.4))
-
-
-# models
-
-
-@pytest.mark.parametrize(
-    ("model", "dim"), [(small(), 128), (lenet(), 1024), (wrn(units=1, widen=1), 64)]
-)
-def test_models_are_a_head_on_features(model: Classifier, dim):
-    images = torch.rand(2, *model.image_shape)
-    features = model.eval().features(images)
-    assert features.shape == (2, dim)
-    torch.testing.assert_close(model(images), model.head(features))
-    assert model(images).shape == (2, 10)
-
-
-def test_wrn_is_the_papers_size():
-    with torch.device("meta"):
-        model = wrn()
-    assert model.head.in_features == 640
-    # 46.2 million weights in w32-10 with five units a stage.
-    assert sum(value.numel() for value in model.parameters()) == pytest.approx(46.2e6, rel=0.01)
 
 
 # data
