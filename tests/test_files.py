@@ -3,7 +3,6 @@
 from fractions import Fraction
 
 import pytest
-import torch
 
 from tla_ops.training.files import plain, write_atomically
 

@@ -145,7 +145,7 @@ def test_a_method_without_its_weights():
 
 
 def test_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(RecipeError, match="must be one of cifar10-alp, .*got 'mnist'"):
+    with pytest.raises(RecipeError, match=r"must be one of cifar10-alp, .*got 'mnist'"):
         load_recipe("mnist")
 
 

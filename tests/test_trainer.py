@@ -115,7 +115,7 @@ def test_the_best_checkpoint_has_the_accuracy_it_was_chosen_for(finished, digits
     assert not model.training
     _, held_out = hold_out(digits.train, 40, 0)
     clean = accuracy(model, held_out.images, held_out.labels)
-    best = [row for row in rows(folder) if row["step"] == str(result["best"]["step"])][0]
+    best = next(row for row in rows(folder) if row["step"] == str(result["best"]["step"]))
     assert clean == pytest.approx(float(best["val_clean"]))
     assert result["best"]["score"] == [float(best["val_adversarial"]), float(best["val_clean"])]
 

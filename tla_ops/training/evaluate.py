@@ -117,7 +117,7 @@ def evaluate(
         raise ValueError(
             f"evaluate: attacks must be among clean, {', '.join(ATTACKS)}, got {unknown[0]!r}"
         )
-    if "transfer" in names and source is None:
+    if source is None and "transfer" in names:
         raise ValueError("evaluate: transfer needs source, the model to attack in place of this")
     rows: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -128,7 +128,7 @@ def evaluate(
             with torch.random.fork_rng():
                 torch.manual_seed(seed)
                 attack = ATTACKS[name](recipe, steps or 0)
-                if name == "transfer":
+                if name == "transfer" and source is not None:
                     attack = partial(attacks.transfer, source=source, attack=attack)
                 adversarial = attacks.in_batches(attack, size)(model, images, labels)
         share = accuracy(model, adversarial, labels)

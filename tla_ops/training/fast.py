@@ -46,7 +46,7 @@ class Twin(nn.Module):
         first = next(model.parameters())
         self.outer_dtype, self.dtype = first.dtype, dtype or first.dtype
         self.format = torch.channels_last if channels_last else torch.preserve_format
-        self.body = copy.deepcopy(model).requires_grad_(False).eval()
+        self.body: Any = copy.deepcopy(model).requires_grad_(False).eval()
         self._folded = _foldable(model)
         for layer, norm in self._folded:
             own = self.body.get_submodule(layer)
@@ -205,19 +205,20 @@ def _foldable(model: nn.Module) -> list[tuple[str, str]]:
     except Exception:  # whatever a foreign model's forward makes of a tracer
         return []
     nodes = [node for node in traced.graph.nodes if node.op == "call_module"]
-    uses = [node.target for node in nodes]
+    uses = [str(node.target) for node in nodes]
     pairs = []
     for node in nodes:
         before = node.args[0] if node.args else None
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
-        layer, norm = model.get_submodule(before.target), model.get_submodule(node.target)
+        names = str(before.target), str(node.target)
+        layer, norm = map(model.get_submodule, names)
         if not (isinstance(layer, (*CONVOLUTIONS, nn.Linear)) and isinstance(norm, NORMS)):
             continue
-        once = uses.count(before.target) == uses.count(node.target) == 1
+        once = all(uses.count(name) == 1 for name in names)
         fits = norm.num_features == layer.weight.shape[0]
         if once and fits and norm.track_running_stats and norm.affine:
-            pairs.append((before.target, node.target))
+            pairs.append(names)
     return pairs
 
 

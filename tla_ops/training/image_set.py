@@ -51,6 +51,12 @@ class ImageSet:
         return len(self.labels)
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)"""
+        channels, height, width = self.stored.shape[1:]
+        return channels, height, width
+
+    @property
     def images(self) -> Tensor:
         """All images (N, C, H, W) as float32 in [0, 1], converted at each call: for small sets."""
         return self._unit(self.stored)

@@ -53,5 +53,5 @@ class StopRequest:
         # The answer of the step before: reading it does not wait for the device's present work.
         before = self._told
         seen = torch.tensor(float(self._seen), device=self.fabric.device)
-        self._told = self.fabric.all_reduce(seen, reduce_op="sum")
+        self._told = self.fabric.all_reduce(seen, reduce_op="sum")  # type: ignore[assignment]
         return before is not None and bool(before > 0)
