@@ -141,6 +141,12 @@ def test_photos_of_any_size_are_resized_and_a_fifth_held_out(tmp_path, write_spl
     assert "held out" in dataset.notes[1]
 
 
+def test_size_resizes_any_set(mnist):
+    dataset = load("mnist", mnist(), size=32)
+    assert dataset.train.stored.shape == (3, 1, 32, 32)
+    assert dataset.test.stored.shape == (2, 1, 32, 32)
+
+
 def test_load_says_the_ways_to_the_files(mnist, tmp_path, monkeypatch):
     monkeypatch.delenv("TLA_DATA", raising=False)
     for empty in (None, ""):
