@@ -24,10 +24,10 @@ from tla_ops.training.evaluate import accuracy
 from tla_ops.training.models import small
 
 EPSILON, STEP = Fraction(1, 10), Fraction(1, 40)
-L2 = {"epsilon": Fraction(3, 4), "step": Fraction(1, 4), "steps": 8}
+L2 = {"epsilon": Fraction(3, 4), "step": Fraction(1, 4), "steps": 5}
 QUICK = {
-    "deepfool": (deepfool, {}),
-    "cw_l2": (cw_l2, {"steps": 10, "searches": 3, "constant": 1.0, "learning_rate": 0.1}),
+    "deepfool": (deepfool, {"steps": 20}),
+    "cw_l2": (cw_l2, {"steps": 8, "searches": 2, "constant": 1.0, "learning_rate": 0.1}),
     "jsma": (jsma, {}),
     "autoattack": (
         autoattack,
@@ -96,7 +96,7 @@ def pair(name, classifier):
     ball = {"eps": float(EPSILON), "batch_size": 1000}
     steps = {"eps_step": float(STEP), "max_iter": 7, "verbose": False}
     ours = {"epsilon": EPSILON, "step": STEP, "steps": 7}
-    l2 = {"norm": 2, "eps": 0.75, "eps_step": 0.25, "max_iter": 8, "verbose": False}
+    l2 = {"norm": 2, "eps": 0.75, "eps_step": 0.25, "max_iter": 5, "verbose": False}
     projected = evasion.ProjectedGradientDescentPyTorch
     return {
         "fgsm": ({"epsilon": EPSILON}, evasion.FastGradientMethod(classifier, **ball)),
@@ -131,7 +131,7 @@ def test_deterministic_attacks_make_the_same_perturbation(model, data, classifie
     assert accuracy(model, ours, data[1]) == pytest.approx(accuracy(model, art, data[1]), abs=2e-3)
 
 
-@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("restarts", [1, 2])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_random_starts_fool_the_network_as_often(model, data, classifier, norm, restarts):
     images, labels = data
@@ -165,7 +165,7 @@ def test_random_starts_fool_the_network_as_often(model, data, classifier, norm, 
 
 @pytest.fixture(scope="module")
 def results(model, data):
-    images, labels = (part[:60] for part in data)
+    images, labels = (part[:40] for part in data)
     return {
         name: attack(model, images, labels, **options) for name, (attack, options) in QUICK.items()
     }
@@ -173,7 +173,7 @@ def results(model, data):
 
 @every_attack
 def test_each_attack_lowers_accuracy_within_its_bounds(model, data, results, name):
-    images, labels = (part[:60] for part in data)
+    images, labels = (part[:40] for part in data)
     adversarial = results[name]
     assert adversarial.shape == images.shape
     assert adversarial.dtype == torch.float32
@@ -188,7 +188,7 @@ def test_each_attack_lowers_accuracy_within_its_bounds(model, data, results, nam
 
 
 def test_autoattack_stays_in_its_ball_and_is_no_weaker_than_pgd(model, data, results):
-    images, labels = (part[:60] for part in data)
+    images, labels = (part[:40] for part in data)
     assert (results["autoattack"] - images).abs().max() <= float(EPSILON) + 1e-7
     pgd = attacks.pgd(model, images, labels, epsilon=EPSILON, step=STEP, steps=10)
     ours, art = accuracy(model, pgd, labels), accuracy(model, results["autoattack"], labels)
@@ -210,7 +210,7 @@ def test_autoattack_in_l2(model, data):
 
 
 def test_small_perturbations_are_small(data, results):
-    images = data[0][:60]
+    images = data[0][:40]
     # A network that PGD fools with 3/4 in l2 falls for less than that on average.
     for name in ("deepfool", "cw_l2"):
         length = (results[name] - images).flatten(1).norm(dim=1)
@@ -220,8 +220,8 @@ def test_small_perturbations_are_small(data, results):
 
 
 def test_carlini_linf_finds_a_small_change(model, data):
-    images, labels = (part[:2] for part in data)
-    options = {"steps": 60, "learning_rate": 0.05, "constant": 0.5, "shrink": 0.7}
+    images, labels = (part[:1] for part in data)
+    options = {"steps": 40, "learning_rate": 0.05, "constant": 0.5, "shrink": 0.5}
     adversarial = carlini_linf(model, images, labels, **options)
     assert wrong(model, adversarial, labels).all()
     assert (adversarial - images).abs().max() < 0.5
@@ -238,8 +238,8 @@ def test_jsma_reaches_the_class_it_is_given(model, data):
 @every_attack
 def test_modes_gradients_and_random_streams_are_left_alone(model, data, name):
     attack, options = QUICK[name]
-    images, labels = (part[:6] for part in data)
-    model.train()
+    images, labels = (part[:4] for part in data)
+    model.train().zero_grad()  # ART, called as it is elsewhere here, leaves gradients
     model.body[1].eval()
     model.body[0].weight.requires_grad_(False)
     kept = torch.full_like(model.head.weight, 7.0)
@@ -267,16 +267,16 @@ def test_modes_gradients_and_random_streams_are_left_alone(model, data, name):
 
 
 def test_float64_autocast_and_quiet(model, data, capfd, caplog):
-    images, labels = (part[:20] for part in data)
+    images, labels = (part[:8] for part in data)
     double = small().double()
     double.load_state_dict(model.state_dict())
     capfd.readouterr()
     with caplog.at_level(logging.WARNING):
-        adversarial = deepfool(double, images.double(), labels)
+        adversarial = deepfool(double, images.double(), labels, steps=20)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = deepfool(model, images, labels, steps=5)
+            rounded = deepfool(model, images, labels, steps=3)
     assert adversarial.dtype == torch.float64
-    assert wrong(double, adversarial, labels).double().mean() > 0.9
+    assert wrong(double, adversarial, labels).all()
     assert rounded.dtype == torch.float32
     assert not torch.equal(rounded, images)
     assert capfd.readouterr() == ("", "")

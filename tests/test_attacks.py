@@ -413,16 +413,18 @@ def test_each_modules_mode_is_explicit_and_restored(name, mode):
 
 
 class Recorder(TorchDispatchMode):
-    """What runs below autograd: each operator's name, and the outputs asked of convolutions'
-    backwards.
+    """What runs below autograd: each operator's name, its first tensor's types, and the outputs
+    asked of convolutions' backwards.
     """
 
     def __init__(self):
         super().__init__()
-        self.names, self.masks = set(), set()
+        self.names, self.dtypes, self.masks = set(), {}, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         self.names.add(function.name())
+        if args and isinstance(args[0], torch.Tensor):
+            self.dtypes.setdefault(function.name(), set()).add(args[0].dtype)
         if function is torch.ops.aten.convolution_backward.default:
             self.masks.add(tuple(args[-1]))
         masks = [part for part in args[1] if part is not None] if "index" in function.name() else []
@@ -505,6 +507,27 @@ def test_autocast_keeps_images_in_float32(trained, splits, name):
     trained.zero_grad()
     if name not in ("ll", "ill"):
         assert accuracy(trained, adversarial, labels) < accuracy(trained, images, labels) - 0.1
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if "l2" not in name])
+def test_losses_are_taken_in_float32(name):
+    """A network of bfloat16 logits: what differentiates them gets them as float32."""
+
+    class Rounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = linear(64, 10)
+
+        def forward(self, images):
+            return self.inner(images).bfloat16()
+
+    model, images = Rounded(), some_images()
+    labels = model(images).argmax(1)
+    with Recorder() as record:
+        EVERY[name](model, images, labels)
+    losses = {"aten::_log_softmax", "aten::amax"} & set(record.dtypes)
+    assert losses
+    assert all(record.dtypes[loss] == {torch.float32} for loss in losses)
 
 
 # other models, and slices

@@ -40,9 +40,9 @@ def deepfool(
     """DeepFool (Moosavi-Dezfooli et al. 2016): at most ``steps`` times across the nearest boundary,
     in l2, of the model made linear at the image.
 
-    The whole perturbation is stretched by 1 + ``overshoot``. With more classes than ``gradients``,
-    boundaries are those of the classes that are among the ``gradients`` likeliest on any clean
-    image of the call.
+    The whole perturbation is stretched by 1 + ``overshoot`` (ART's default; the authors' code has
+    0.02). With more classes than ``gradients``, boundaries are those of the classes that are among
+    the ``gradients`` likeliest on any clean image of the call.
     """
 
     def generate(art: Any, job: _Job) -> Any:
