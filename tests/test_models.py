@@ -325,7 +325,7 @@ def test_wrap_takes_a_convolution_of_one_pixel():
         (Net(), "neck.0", r"must be the last .*got 'neck\.0'; its last linear layers: neck\.0, n"),
         (Net(nn.Softmax(1)), "neck.2", "must be the last of the module"),
         (Net(nn.Linear(5, 5)), "neck.2", "must be the last of the module.*last$"),
-        (Net(nn.Unflatten(1, (5, 1))), "neck.2", "must be the last of the module"),
+        (Net(nn.Unflatten(0, (1, -1))), "neck.2", "must be the last of the module"),
     ],
 )
 def test_wrap_rejects_other_layers(module, layer, message):
@@ -362,22 +362,27 @@ def check_wrapped(module, layer, shape, dim, classes=7):
     ("name", "layer", "dim"),
     [
         ("resnet18", "fc", 512),
-        ("alexnet", "classifier.6", 4096),
         ("densenet121", "classifier", 1024),
         ("mobilenet_v3_small", "classifier.3", 1024),
-        ("vit_b_16", "heads.head", 768),
     ],
 )
 def test_torchvision_models(torchvision_models, name, layer, dim):
-    options = {"image_size": 64} if name == "vit_b_16" else {}
-    module = getattr(torchvision_models, name)(num_classes=7, **options)
+    module = getattr(torchvision_models, name)(num_classes=7)
     check_wrapped(module, layer, (3, 64, 64), dim)
+
+
+def test_torchvision_vision_transformer(torchvision_models):
+    module = torchvision_models.VisionTransformer(32, 16, 2, 2, 24, 48, num_classes=7)
+    check_wrapped(module, "heads.head", (3, 32, 32), 24)
 
 
 def test_torchvision_vgg(torchvision_models):
     # Its own classifier has 120 million weights; the layers' places are what matters.
-    module = torchvision_models.vgg11(num_classes=7, init_weights=False).features
-    vgg = torchvision_models.VGG(module, num_classes=7, init_weights=False)
+    with torch.device("meta"):
+        vgg = torchvision_models.vgg11(init_weights=False)
+    vgg.features.to_empty(device="cpu")
+    for value in vgg.features.parameters():
+        nn.init.normal_(value, std=0.05)
     vgg.avgpool = nn.AdaptiveAvgPool2d(1)
     vgg.classifier[0], vgg.classifier[3] = nn.Linear(512, 64), nn.Linear(64, 64)
     vgg.classifier[6] = nn.Linear(64, 7)

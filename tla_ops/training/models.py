@@ -231,9 +231,8 @@ def wrap(
         reason: Exception | None = None
         try:
             logits = head(body(images))
-            same = logits.shape == expected.shape and torch.allclose(
-                logits, expected, rtol=1e-3, atol=1e-5
-            )
+            shapes = logits.shape == expected.shape == (len(images), head.out_features)
+            same = shapes and torch.allclose(logits, expected, rtol=1e-3, atol=1e-5)
         except (AttributeError, RuntimeError, TypeError) as error:  # what the rest cannot take
             reason = error
     if not same:
