@@ -11,9 +11,13 @@ import pytest
 
 import tla_ops
 from tla_ops import cli, ops
+from tla_ops.commands.info import _lines
 
 # Importing any of these fails, as it does where no extra is installed.
-EXTRAS = ("sklearn", "matplotlib", "rich", "typer", "lightning", "numpy")
+EXTRAS = (
+    *("sklearn", "matplotlib", "rich", "typer", "lightning", "numpy", "yaml", "pyarrow", "PIL"),
+    *("art", "tensorboard", "huggingface_hub"),
+)
 BLOCKED = f"""
 import sys
 for name in {EXTRAS!r}:
@@ -34,7 +38,13 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"tla-ops {importlib.metadata.version('tla_ops')}\n"
 
 
-@pytest.mark.parametrize("verb", [[], ["demo"], ["bench"], ["bench", "table2"], ["info"]])
+VERBS = [
+    *([], ["demo"], ["train"], ["evaluate"], ["bench"], ["bench", "table2"], ["bench", "train"]),
+    ["info"],
+]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_has_examples(verb, capsys):
     assert cli.main([*verb, "--help"]) == 0
     text = capsys.readouterr().out
@@ -62,6 +72,10 @@ def test_help_has_examples(verb, capsys):
         ["bench", "table2", "--repeats", "0"],
         ["bench", "table2", "--device", "abacus"],
         ["info", "--selftest", "--device", "abacus"],
+        ["train", "digits-um", "--device", "abacus"],
+        ["evaluate"],
+        ["evaluate", "x.pt", "--images", "0"],
+        ["bench", "train", "--repeats", "1"],
     ],
 )
 def test_bad_usage_is_2(arguments, capsys):
@@ -91,7 +105,7 @@ def test_info_is_build_info(capsys):
 
 def test_info_lines():
     info = {"version": "1", "cuda": {"built": False, "architectures": []}, "list": [1, 2]}
-    assert cli._lines(info) == [
+    assert _lines(info) == [
         "version  1",
         "cuda",
         "  built          no",

@@ -11,10 +11,13 @@ import torch
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
+pytest.importorskip("lightning")
 
 from tla_ops import cli
 from tla_ops.experiments import demo, demo_figure
-from tla_ops.training.models import small
+from tla_ops.training import checkpoint
+from tla_ops.training.data import load
+from tla_ops.training.evaluate import accuracy
 
 METHODS = ["um", "at", "tla"]
 
@@ -48,7 +51,7 @@ def test_metrics(finished):
     assert written["complete"] is True
     assert written["seed"] == 3
     assert written["configuration"]["epsilon"] == "3/16"
-    assert written["images"] == {"train": 1077, "validation": 360, "test": 360}
+    assert written["images"] == {"train": 1078, "held_out": 359, "test": 360}
     assert written["environment"]["torch"] == torch.__version__
     assert written["environment"]["machine"]
     assert written["seconds"] > 0
@@ -59,7 +62,7 @@ def test_metrics(finished):
         assert result["pgd"] <= result["clean"]
         assert result["best_epoch"] == 1
         curves = result["curves"]
-        assert {"loss", "validation_clean", "validation_pgd"} <= set(curves)
+        assert {"loss", "val_clean", "val_adversarial"} <= set(curves)
         assert all(len(curve) == 1 for curve in curves.values())
     tla = {"active", "positive_distance", "negative_distance"}
     assert tla <= set(written["methods"]["tla"]["curves"])
@@ -68,10 +71,10 @@ def test_metrics(finished):
 
 def test_weights_give_the_accuracy(finished):
     metrics, folder = finished
-    model = small()
-    model.load_state_dict(torch.load(folder / "at.pt", weights_only=True))
-    test = demo.digits(3).test
-    assert demo.accuracy(model, test.images, test.labels) == metrics["methods"]["at"]["clean"]
+    model, recipe = checkpoint.read_model(folder / metrics["methods"]["at"]["checkpoint"])
+    assert recipe.name == "digits-at"
+    test = load("digits").test
+    assert accuracy(model, test.images, test.labels) == metrics["methods"]["at"]["clean"]
 
 
 def test_figure_is_a_png_of_a_readable_size(finished):
@@ -88,14 +91,14 @@ def test_table(finished):
     text = demo.render(finished[0])
     for name in demo.NAMES.values():
         assert name in text
-    assert "validation" in text
+    assert "held out" in text
     assert "360 test images" in text
     assert "AT" in text
 
 
 def test_only_files_that_were_promised(finished):
     names = sorted(path.name for path in finished[1].iterdir())
-    assert names == ["at.pt", "demo.png", "metrics.json", "tla.pt", "um.pt"]
+    assert names == ["at", "demo.png", "metrics.json", "tla", "um"]
 
 
 def test_same_seed_same_numbers_through_the_command_line(finished, tmp_path, capsys):
@@ -105,17 +108,16 @@ def test_same_seed_same_numbers_through_the_command_line(finished, tmp_path, cap
     metrics = json.loads(captured.out)
     assert numbers(metrics) == json.loads(json.dumps(numbers(finished[0])))
     assert metrics == json.loads((tmp_path / "metrics.json").read_text())
-    assert "tla: 1/1  validation: clean" in captured.err
+    assert "digits-tla: 21/21  loss" in captured.err
 
 
-def test_checkpoint_is_chosen_on_validation(monkeypatch):
-    scores = iter([(0.9, 0.2), (0.8, 0.3), (0.85, 0.3), (0.9, 0.1)] * 2)
-    monkeypatch.setattr(demo, "validate", lambda *_: next(scores))
-    monkeypatch.setattr(demo, "train_epoch", lambda *_: {"loss": 0.0})
-    config = demo.Config(seed=0, epochs=4)
-    splits = demo.digits(0)
-    assert demo.train("at", splits, config)[1]["best_epoch"] == 3
-    assert demo.train("um", splits, config)[1]["best_epoch"] == 1
+def test_an_earlier_run_is_replaced_and_nothing_else(finished, tmp_path):
+    (tmp_path / "at").mkdir()
+    (tmp_path / "at" / "notes.txt").write_text("mine")
+    (tmp_path / "at" / "last.pt").write_text("of another run")
+    metrics = demo.run(demo.Config(seed=3, epochs=1), tmp_path)
+    assert (tmp_path / "at" / "notes.txt").read_text() == "mine"
+    assert numbers(metrics) == numbers(finished[0])
 
 
 def test_projection_has_the_clean_variance():
@@ -163,4 +165,4 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["complete"] is False
     assert list(metrics["methods"]) == ["um"]
-    assert (tmp_path / "um.pt").exists()
+    assert (tmp_path / "um" / "best.pt").exists()

@@ -45,7 +45,9 @@ def _add_table2(targets: Any) -> None:
     )
     option = parser.add_argument
     option(
-        "--model", choices=["small", "lenet", "wrn"], help="default: small on a CPU, wrn on a GPU"
+        "--model",
+        choices=["small", "lenet", "mlp", "convnet", "wrn", "resnet50"],
+        help="default: small on a CPU, wrn on a GPU",
     )
     option("--batch", type=at_least(2), default=50, help="images a step (default: %(default)s)")
     option(

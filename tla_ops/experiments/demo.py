@@ -119,7 +119,7 @@ def train(key: str, recipe: Recipe, dataset: Dataset, output: Path) -> dict[str,
     result = trainer.train(recipe, dataset, output, device="cpu")
     with (output / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if rows[0][name]]
+    names = [name for name in rows[0] if rows[0][name] and name != "images_per_second"]
     per_epoch = result["images"]["train"] // recipe.batch
     return {
         "name": NAMES[key],

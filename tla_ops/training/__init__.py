@@ -1,4 +1,5 @@
-"""Thin trainers on top of the operators: attacks, methods, models and data.
+"""Thin trainers on top of the operators: attacks, methods, models, data, recipes and the loop.
 
-Only :func:`tla_ops.training.data.digits` needs more than torch (scikit-learn, extra ``[train]``).
+Attacks, methods, models and augmentation need torch alone; what reads data sets or recipes, or
+trains, needs the extra ``[train]``, and ``art_attacks`` the extra ``[eval]``.
 """
