@@ -56,6 +56,16 @@ scaling: $(VENV)/.installed ## mining's cost on the processor against sizes and 
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/render.py
 
+.PHONY: bench-train
+bench-train: $(VENV)/.installed ## training steps beside a plain loop and a public trainer's; docs/training.md
+	$(BIN)/python benchmarks/bench_train.py
+	$(BIN)/python benchmarks/render.py
+
+.PHONY: short-runs
+short-runs: $(VENV)/.installed ## minutes of training on MNIST, CIFAR-10, Tiny ImageNet (TLA_DATA=folder); docs/training.md
+	$(BIN)/python benchmarks/short_runs.py
+	$(BIN)/python benchmarks/render.py
+
 .PHONY: latency
 latency: $(VENV)/.installed ## forward and backward at the papers' sizes, on the GPU if there is one
 	$(BIN)/python benchmarks/latency.py

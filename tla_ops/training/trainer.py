@@ -8,6 +8,7 @@ numbers from the last checkpoint, whatever happened after it.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import time
@@ -375,6 +376,8 @@ def make_fabric(recipe: Recipe, device: str) -> Fabric:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     devices: Any = [int(index)] if index else local
+    # Its notes on what it chose stand in the recipe already.
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,
