@@ -1,4 +1,5 @@
-"""Renders docs/performance.md, docs/scaling.md and its figures from benchmarks/results.
+"""Renders docs/performance.md, docs/scaling.md, docs/training.md and their figures from
+benchmarks/results.
 
 python benchmarks/render.py
 """
@@ -13,6 +14,7 @@ from render_latency import latency_tables, line
 from render_mining import grid_tables, long_table
 from render_scaling import figures, scaling_page
 from render_targets import targets_table
+from render_training import training_figures, training_page
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -127,12 +129,21 @@ def _read(path: Path) -> dict:
 def main() -> None:
     DOCS.mkdir(exist_ok=True)
     results = HERE / "results"
-    scaling = [_read(path) for path in sorted(results.glob("*/scaling.json"))]
-    for name, text in (("performance.md", page(results)), ("scaling.md", scaling_page(scaling))):
+
+    def every(name: str) -> list[dict]:
+        return [_read(path) for path in sorted(results.glob(f"*/{name}.json"))]
+
+    scaling, runs = every("scaling"), every("short_runs")
+    pages = {
+        "performance.md": page(results),
+        "scaling.md": scaling_page(scaling),
+        "training.md": training_page(every("train"), every("attacks"), runs),
+    }
+    for name, text in pages.items():
         (DOCS / name).write_text(text)
         print(f"written to {DOCS / name}")
     try:
-        for path in figures(scaling, DOCS):
+        for path in (*figures(scaling, DOCS), *training_figures(runs, DOCS)):
             print(f"written to {path}")
     except ImportError as error:
         print(f"figures left out: {error}")
