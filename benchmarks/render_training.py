@@ -84,8 +84,8 @@ def attack_table(document: dict) -> list[str]:
         "## Attacks beside adversarial-robustness-toolbox\n",
         f"{document['device']}, torch {document['torch']}, commit {document['commit']}, "
         f"{document['date'][:10]}. A small network on the digits, {document['images']} test "
-        f"images, clean accuracy {document['clean']:.1%}; l∞ ε = {document['linf']['epsilon']}, step "
-        f"{document['linf']['step']}; l2 ε = {document['l2']['epsilon']}, step "
+        f"images, clean accuracy {document['clean']:.1%}; l∞ ε = {document['linf']['epsilon']}, "
+        f"step {document['linf']['step']}; l2 ε = {document['l2']['epsilon']}, step "
         f"{document['l2']['step']}. Apart: images that one of the two alone misleads the model "
         "with. Equal pixels: of attacks without a random start.\n",
         line(ATTACK_COLUMNS),
