@@ -5,7 +5,7 @@ import torch
 from chance import chi_square
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import NoWaiting
 
 from tla_ops.training.augment import crop_flip
 from tla_ops.training.image_set import ImageSet, hold_out
@@ -209,23 +209,10 @@ def test_batches_bad_sizes(size, candidates):
         next(numbered(torch.arange(6)).batches(size, candidates))
 
 
-class Waits(TorchDispatchMode):
-    """Fails at operators whose result the host has to wait for."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        waits = name in ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal")
-        if name.startswith("index") and isinstance(args[1], list | tuple):
-            indices = [index for index in args[1] if index is not None]
-            waits |= any(index.dtype in (torch.bool, torch.uint8) for index in indices)
-        assert not waits, f"waits for the device: {function}"
-        return function(*args, **(kwargs or {}))
-
-
 def test_the_watch_sees_what_waits():
     values = torch.arange(4.0)
     for wait in (lambda: values.sum().item(), lambda: values[values > 1], lambda: int(values[0])):
-        with pytest.raises(AssertionError, match="waits"), Waits():
+        with pytest.raises(AssertionError, match="waits"), NoWaiting():
             wait()
 
 
@@ -237,7 +224,7 @@ def test_a_batch_never_waits_for_the_device(device):
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
     try:
-        with Waits():
+        with NoWaiting():
             for batch in data.batches(8, 5, generator, augment=crop_flip):
                 assert batch.images.shape == (8, 3, 8, 8)
     finally:

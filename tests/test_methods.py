@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import NoWaiting
 
 from tla_ops import FeatureBank, reference
 from tla_ops.training import methods
@@ -532,21 +532,6 @@ def test_autocast_changes_the_loss_by_its_rounding_alone(name):
             losses.append(getattr(methods, name.split()[0])(model, batch, **options).loss.item())
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
     assert losses[1] != losses[0]
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails where a value or a size would have to come from the device."""
-
-    WAITS = (
-        torch.ops.aten._local_scalar_dense.default,
-        torch.ops.aten.nonzero.default,
-        torch.ops.aten.masked_select.default,
-        torch.ops.aten.equal.default,
-    )
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in self.WAITS, func
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -132,13 +132,17 @@ def test_a_device_without_kernels_says_so_once():
 
 
 @pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the README is not beside the tests")
-def test_the_readme_example_runs():
+def test_the_readme_examples_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert len(blocks) == 1
+    loss, training = blocks
     names = {}
-    exec(blocks[0], names)
+    exec(loss, names)
     assert names["loss"].isfinite()
     assert names["encoder"].weight.grad.abs().sum() > 0
+    names = {}
+    exec(training, names)
+    assert names["step"].loss.isfinite()
+    assert all(p.grad.abs().sum() > 0 for p in names["network"].parameters())
 
 
 @pytest.mark.parametrize("name", ["quickstart", "own_model", "memory_bank"])

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from waiting import NoWaiting
 
 pytest.importorskip("lightning", reason="the trainer stands on Lightning Fabric: extra [train]")
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn: extra [train]")
@@ -246,6 +247,17 @@ def test_a_bank_is_fed_and_used(digits, tmp_path):
     sums = run.meter.sums.tolist()
     assert sums[0] == 5
     assert sums[2] == 80  # anchors with a negative: none in front of the empty bank
+
+
+@pytest.mark.parametrize("more", [(), ("bank=64", "candidates=0"), ("fast_attack=bfloat16",)])
+def test_a_step_never_waits_for_the_device(more, digits, tmp_path):
+    made = recipe("digits-tla", "optimizer=sgd", *more)  # adam counts its steps on the host
+    run = trainer.Trainer(trainer.make_fabric(made, "cpu"), made, digits, tmp_path, False)
+    run.training_step.train()
+    run.train_step()  # sets up the twin and the epoch's order
+    with NoWaiting():
+        run.train_step()
+    assert run.step == 2
 
 
 # interruption
