@@ -15,11 +15,11 @@ pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
 
 from art.attacks import evasion
 from art.estimators.classification import PyTorchClassifier
+from digits import digits
 
 from tla_ops.training import art_attacks, attacks, methods
 from tla_ops.training.art_attacks import autoattack, carlini_linf, cw_l2, deepfool, jsma
 from tla_ops.training.attacks import model_mode
-from tla_ops.training.data import digits
 from tla_ops.training.evaluate import accuracy
 from tla_ops.training.models import small
 
@@ -48,7 +48,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def splits():
-    return digits(seed=0)
+    return digits()
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,9 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def splits():
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    from tla_ops.training.data import digits
+    from digits import digits
 
-    return digits(seed=0)
+    return digits()
 
 
 def train(model, splits):

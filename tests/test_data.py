@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tla_ops.training.data import DATASETS, DataError, digits, load
+from tla_ops.training.data import DATASETS, DataError, load
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,36 +18,23 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def splits():
-    pytest.importorskip("sklearn")
-    return digits(seed=0)
-
-
 # digits
 
 
-def test_digits_split_is_disjoint_stratified_and_seeded(splits):
-    assert [len(part) for part in splits] == [1077, 360, 360]
-    assert splits.train.images.shape[1:] == (1, 8, 8)
-    whole = torch.cat([part.images for part in splits])
+def test_digits_split_is_disjoint_and_stratified():
+    pytest.importorskip("sklearn")
+    dataset = load("digits")
+    assert (len(dataset.train), len(dataset.test), dataset.classes) == (1437, 360, 10)
+    assert dataset.train.image_shape == (1, 8, 8)
+    whole = torch.cat([dataset.train.images, dataset.test.images])
     assert whole.min() == 0
     assert whole.max() == 1
     assert len(whole.flatten(1).unique(dim=0)) == 1797  # no two images of the set are equal
-    for part in splits:
+    for part in (dataset.train, dataset.test):
         share = torch.bincount(part.labels, minlength=10) / len(part)
         assert share.min() > 0.09
         assert share.max() < 0.11
-    again, other = digits(seed=0), digits(seed=1)
-    assert torch.equal(again.test.images, splits.test.images)
-    assert not torch.equal(other.test.images, splits.test.images)
-
-
-def test_digits_as_a_data_set(splits):
-    dataset = load("digits")
-    assert torch.equal(dataset.test.images, splits.test.images)
-    assert (len(dataset.train), len(dataset.test), dataset.classes) == (1437, 360, 10)
-    assert len(torch.cat([dataset.train.images, dataset.test.images]).unique(dim=0)) == 1797
+    assert torch.equal(load("digits").test.stored, dataset.test.stored)
     assert "held out" in dataset.notes[0]
     with pytest.raises(DataError, match="size must be None for digits"):
         load("digits", size=4)

@@ -14,49 +14,6 @@ from tla_ops.training.image_set import ImageSet, hold_out
 from tla_ops.training.parquet import DataError, Shape
 
 
-class Splits(NamedTuple):
-    """Disjoint parts of one data set: learn on ``train``, choose on ``validation``, report on
-    ``test``.
-    """
-
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
-
-
-def digits(seed: int = 0) -> Splits:
-    """The UCI handwritten digits that scikit-learn carries: 1,797 images (1, 8, 8) with 17 grey
-    levels, 10 classes.
-
-    Values are scaled from 0..16 to [0, 1]. The split is stratified by class: 60% train, 20%
-    validation and 20% test, drawn with ``seed``. Needs scikit-learn; nothing is downloaded.
-    """
-    whole, (rest, test) = _digits(seed)
-    train, validation = _stratified(whole, rest, 0.25, seed)
-    return Splits(*(whole.subset(torch.tensor(rows)) for rows in (train, validation, test)))
-
-
-def _digits(seed: int) -> tuple[ImageSet, tuple[list[int], list[int]]]:
-    """The whole set, and its rows outside the test split and in it."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
-    whole = ImageSet(images, torch.from_numpy(bunch.target).to(torch.int64), scale=16)
-    return whole, _stratified(whole, list(range(len(whole))), 0.2, seed)
-
-
-def _stratified(
-    whole: ImageSet, rows: list[int], share: float, seed: int
-) -> tuple[list[int], list[int]]:
-    from sklearn.model_selection import train_test_split
-
-    rest, part = train_test_split(
-        rows, test_size=share, random_state=seed, stratify=whole.labels[rows].numpy()
-    )
-    return rest, part
-
-
 class Dataset(NamedTuple):
     """A data set's parts, on the CPU; ``notes`` say in what they differ from what is published.
 
@@ -126,8 +83,7 @@ def load(
     if name == "digits":
         if size is not None:
             raise DataError(f"load: size must be None for digits, got {size}")
-        whole, (rest, held_out) = _digits(0)
-        train, test = (whole.subset(torch.tensor(rows)) for rows in (rest, held_out))
+        train, test = hold_out(_digits(), facts.test)
         return Dataset(name, train, test, facts.classes, (_HELD_OUT,))
     if size is not None and size < 1:
         raise DataError(f"load: size must be at least 1, got {size}")
@@ -168,6 +124,15 @@ def load(
         if facts.test_split != "test":
             notes.append("the test split is the published validation split")
     return Dataset(name, train, test, facts.classes, tuple(notes))
+
+
+def _digits() -> ImageSet:
+    """The UCI handwritten digits that scikit-learn carries: 1,797 images with 17 grey levels."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
+    return ImageSet(images, torch.from_numpy(bunch.target).to(torch.int64), scale=16)
 
 
 def _find(name: str, facts: Facts, folder: Path | str | None) -> Path:

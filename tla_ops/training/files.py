@@ -10,19 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-from torch import nn
-
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write ``content`` as indented JSON, see :func:`plain`."""
     text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write the model's state_dict; ``torch.load(path, weights_only=True)`` reads it."""
-    write_atomically(path, lambda file: torch.save(model.state_dict(), file))
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
