@@ -139,6 +139,10 @@ void tile_task(const Search<T>& search, const SearchPlan& plan, int64_t first, i
   const TileKernels<T>& kernels = tile_kernels<T>();
   const int64_t d = search.dim(), panels = ceil_div(count, kWidth);
   const bool packed = plan.kind != SearchPlan::kSums;
+  // One or two anchors that would begin a vector of columns are summed as rows, which is less than that vector's work.
+  constexpr int64_t kLanes = 64 / sizeof(T), kApart = 2;
+  const int64_t apart = packed && count > kLanes && count % kLanes <= kApart ? count % kLanes : 0;
+  const int64_t columned = count - apart;
   const int64_t tile = packed ? kernels.candidates : std::min<int64_t>(plan.tile, TileState<T>::kMost);
   const Sum sum = sum_of(search.metric);
   std::vector<T> buffer;
@@ -149,8 +153,8 @@ void tile_task(const Search<T>& search, const SearchPlan& plan, int64_t first, i
   const int64_t panel_size = packed_size<T>(kWidth, d);
   const Aligned<T> columns(packed ? panels * panel_size + packed_size<T>(tile, d) : 0);
   T* const candidates = columns.data() + panels * panel_size;
-  for (int64_t p = 0; packed && p < panels; ++p)
-    kernels.pack(block.row(p * kWidth), block.stride, std::min(kWidth, count - p * kWidth), kWidth, d,
+  for (int64_t p = 0; packed && p * kWidth < columned; ++p)
+    kernels.pack(block.row(p * kWidth), block.stride, std::min(kWidth, columned - p * kWidth), kWidth, d,
                  columns.data() + p * panel_size);
   // Rows are summed for all panels at once, columns panel by panel.
   const int64_t lds = packed ? kWidth : panels * kWidth;
@@ -168,7 +172,15 @@ void tile_task(const Search<T>& search, const SearchPlan& plan, int64_t first, i
                              lds);
     for (int64_t p = 0; p < panels; ++p) {
       if (packed && c + tile < end) rows.fetch(search, c + tile, std::min(tile, end - c - tile), p, panels);
-      if (packed) kernels.sums(sum, columns.data() + p * panel_size, candidates, d, sums.data());
+      const int64_t here = std::min(kWidth, columned - p * kWidth);
+      if (packed && here > 0) kernels.sums(sum, columns.data() + p * panel_size, candidates, here, d, sums.data());
+      if (apart > 0 && p + 1 == panels) {
+        T of_rows[kApart * TileState<T>::kMost];
+        row_kernels<T>().pairs(sum, block.row(columned), block.stride, apart, rows.rows.data, rows.rows.stride, n, d,
+                               of_rows, n);
+        for (int64_t i = 0; i < apart; ++i)
+          for (int64_t j = 0; j < n; ++j) sums.data()[j * lds + here + i] = of_rows[i * n + j];
+      }
       state.scan(p, sums.data() + (packed ? 0 : p * kWidth), lds, rows.rows, scored, c, n);
     }
   }

@@ -33,8 +33,9 @@ struct TileKernels {
   int64_t candidates;  // that `sums` takes at a time
   // Lays rows out for `sums`, `width` (candidates, or a panel of anchors) side by side; those beyond `count` are zeros.
   void (*pack)(const T* rows, int64_t stride, int64_t count, int64_t width, int64_t d, T* out);
-  // out[j * kPanelAnchors + i] = the sum of anchor i and candidate j, with the bits of RowKernels::pairs.
-  void (*sums)(Sum sum, const T* anchors, const T* candidates, int64_t d, T* out);
+  // out[j * kPanelAnchors + i] = the sum of anchor i and candidate j, with the bits of RowKernels::pairs. Vectors of
+  // anchors beyond the first `count` are left out.
+  void (*sums)(Sum sum, const T* anchors, const T* candidates, int64_t count, int64_t d, T* out);
   // masks[j] gets bit i where s[j * lds + i] is a hit, for n candidates. Returns all of them together.
   uint32_t (*hits)(const TileLimits<T>& limits, const TileCandidates& candidates, const T* s, int64_t lds, int64_t n,
                    uint32_t* masks);

@@ -14,23 +14,91 @@ constexpr int chain(int order) {
   return lane;
 }
 
+// The halves of a and b, lane by lane in turns: the step of a transposition of which log2(n) make all of it.
+template <class N, class M, int n, int kFirst>
+[[gnu::always_inline]] inline N interleave(N a, N b) {
+#if defined(__clang__)
+  N r;
+  for (int i = 0; i < n; ++i) r[i] = (i % 2 ? b : a)[kFirst + i / 2];
+  return r;
+#else
+  M order;
+  for (int i = 0; i < n; ++i) order[i] = i % 2 * n + kFirst + i / 2;
+  return __builtin_shuffle(a, b, order);
+#endif
+}
+
+// Columns [0, n) of kCount rows, of which those beyond `count` are zeros, as n vectors.
+template <class T, int kCount>
+[[gnu::always_inline]] inline void transpose(const T* rows, int64_t stride, int64_t count,
+                                             typename Native<T>::type (&v)[TLA_VECTOR_BYTES / sizeof(T)]) {
+  using N = typename Native<T>::type;
+  using M = typename Native<T>::mask;
+  constexpr int n = TLA_VECTOR_BYTES / sizeof(T);
+#pragma GCC unroll 16
+  for (int r = 0; r < n; ++r) v[r] = r < kCount && r < count ? load_native<N>(rows + r * stride) : N{};
+#pragma GCC unroll 4
+  for (int step = 1; step < n; step *= 2) {
+    N w[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      w[2 * i] = interleave<N, M, n, 0>(v[i], v[i + n / 2]);
+      w[2 * i + 1] = interleave<N, M, n, n / 2>(v[i], v[i + n / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) v[i] = w[i];
+  }
+}
+
+// n columns of kWidth rows, column i to out[chain(column + i) * steps * kWidth].
+template <class T, int kWidth, int kRow = 0>
+[[gnu::always_inline]] inline void pack_columns(const T* rows, int64_t stride, int64_t count, int column, int64_t steps,
+                                                bool last, T* out) {
+  using N = typename Native<T>::type;
+  constexpr int n = TLA_VECTOR_BYTES / sizeof(T), here = std::min(n, kWidth - kRow);
+  N v[n];
+  transpose<T, here>(rows + kRow * stride, stride, count - kRow, v);
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) {
+    T* const to = out + chain<T>(column + i) * steps * kWidth + kRow;
+    // Lanes of no row reach into the chain's next step, which is written later.
+    std::memcpy(to, &v[i], (last ? here : n) * sizeof(T));
+  }
+  if constexpr (kRow + n < kWidth) pack_columns<T, kWidth, kRow + n>(rows, stride, count, column, steps, last, out);
+}
+
+template <class T, int kWidth>
+void pack_rows(const T* rows, int64_t stride, int64_t count, int64_t d, T* out) {
+  constexpr int lanes = kLanes<T>, n = TLA_VECTOR_BYTES / sizeof(T);
+  for (int64_t begin = 0; begin < d; begin += kPiece) {
+    const int64_t steps = (std::min(d - begin, kPiece) + lanes - 1) / lanes;
+    for (int64_t t = 0; t < steps; ++t) {
+      const int64_t k = begin + t * lanes;
+      T* const to = out + t * kWidth;
+      if (k + lanes <= d) {
+        for (int part = 0; part < kParts; ++part) {
+          const T* const from = rows + k + part * n;
+          if (t + 1 < steps)
+            pack_columns<T, kWidth>(from, stride, count, part * n, steps, false, to);
+          else
+            pack_columns<T, kWidth>(from, stride, count, part * n, steps, true, to);
+        }
+        continue;
+      }
+      for (int lane = 0; lane < lanes; ++lane)
+        for (int64_t r = 0; r < kWidth; ++r)
+          to[chain<T>(lane) * steps * kWidth + r] = r < count && k + lane < d ? rows[r * stride + k + lane] : T(0);
+    }
+    out += steps * lanes * kWidth;
+  }
+}
+
 template <class T>
 void pack(const T* rows, int64_t stride, int64_t count, int64_t width, int64_t d, T* out) {
-  constexpr int n = kLanes<T>;
-  for (int64_t begin = 0; begin < d; begin += kPiece) {
-    const int64_t steps = (std::min(d - begin, kPiece) + n - 1) / n;
-    // What is written lies side by side; of what is read, a line of each row.
-    for (int64_t t = 0; t < steps; ++t)
-      for (int order = 0; order < n; ++order) {
-        const int64_t k = begin + t * n + chain<T>(order);
-        T* to = out + (order * steps + t) * width;
-        if (count == width && k < d)
-          for (int64_t r = 0; r < width; ++r) to[r] = rows[r * stride + k];
-        else
-          for (int64_t r = 0; r < width; ++r) to[r] = r < count && k < d ? rows[r * stride + k] : T(0);
-      }
-    out += steps * n * width;
-  }
+  if (width == TLA_PANEL_ROWS)
+    pack_rows<T, TLA_PANEL_ROWS>(rows, stride, count, d, out);
+  else
+    pack_rows<T, kPanelAnchors<T>>(rows, stride, count, d, out);
 }
 
 // A tile of kRows candidates and kColumns vectors of anchors, of a piece of D.
@@ -91,26 +159,29 @@ template <class T, class Op, int kRows, int kColumns>
 }
 
 template <class T, class Op>
-void sums_of(const T* a, const T* c, int64_t d, T* out) {
+void sums_of(const T* a, const T* c, int64_t count, int64_t d, T* out) {
   constexpr int n = TLA_VECTOR_BYTES / sizeof(T);
   constexpr int64_t width = kPanelAnchors<T>;
   for (int64_t k = 0; k < d; k += kPiece) {
     const int64_t steps = (std::min(d - k, kPiece) + kLanes<T> - 1) / kLanes<T>;
-    for (int64_t v = 0; v < width / n; v += TLA_PANEL_COLUMNS)
-      piece_tile<T, Op, TLA_PANEL_ROWS, TLA_PANEL_COLUMNS>(a + v * n, c, steps, k == 0, out + v * n);
+    for (int64_t i = 0; i < count; i += TLA_PANEL_COLUMNS * n)
+      if (count - i <= n)
+        piece_tile<T, Op, TLA_PANEL_ROWS, 1>(a + i, c, steps, k == 0, out + i);
+      else
+        piece_tile<T, Op, TLA_PANEL_ROWS, TLA_PANEL_COLUMNS>(a + i, c, steps, k == 0, out + i);
     a += steps * kLanes<T> * width;
     c += steps * kLanes<T> * TLA_PANEL_ROWS;
   }
 }
 
 template <class T>
-void sums(Sum sum, const T* a, const T* c, int64_t d, T* out) {
+void sums(Sum sum, const T* a, const T* c, int64_t count, int64_t d, T* out) {
   if (sum == Sum::kDot)
-    sums_of<T, Dot>(a, c, d, out);
+    sums_of<T, Dot>(a, c, count, d, out);
   else if (sum == Sum::kSquaredDifference)
-    sums_of<T, SquaredDifference>(a, c, d, out);
+    sums_of<T, SquaredDifference>(a, c, count, d, out);
   else
-    sums_of<T, MaxDifference>(a, c, d, out);
+    sums_of<T, MaxDifference>(a, c, count, d, out);
 }
 
 template <class T, bool kAbsolute>
@@ -203,6 +274,7 @@ void look_of(const T* x, const T* const* rows, int64_t n, int64_t d, T* sums, T*
   constexpr int kRows = 4;
   int64_t r = 0;
   for (; r + kRows <= n; r += kRows) look_rows<T, Op, kRows, kSquares>(x, rows + r, d, sums + r, squares + r);
+  for (; r + 2 <= n; r += 2) look_rows<T, Op, 2, kSquares>(x, rows + r, d, sums + r, squares + r);
   for (; r < n; ++r) look_rows<T, Op, 1, kSquares>(x, rows + r, d, sums + r, squares + r);
 }
 

@@ -7,6 +7,7 @@
 
 #include "../common/options.h"
 #include "rows.h"
+#include "tile_kernels.h"
 
 namespace tla::cpu {
 
@@ -76,10 +77,10 @@ struct Vector {
   double x2 = 0;
   std::vector<T> buffer;
 
+  // Without its norm.
   void read(const Matrix& m, int64_t i) {
     if (!m.contiguous_rows<T>()) buffer.resize(m.cols);
     x = m.row(i, buffer.data());
-    x2 = squared_norm(x, m.cols);
   }
 };
 
@@ -90,26 +91,43 @@ struct TripletRow {
   bool has_negative = false;
   PairSums to_negative;
   std::vector<PairSums> to_positive;
+  // Of the positives, and behind them the negative, if there is one.
+  std::vector<const T*> rows;
+  std::vector<T> sums, squares;
 
   void read(const TripletInputs& in, Metric metric, int64_t i) {
     const int64_t d = in.dim(), k = in.positives();
-    anchor.read(in.anchor(), i);
+    has_negative = in.negative_of(i) >= 0;
     positives.resize(k);
     to_positive.resize(k);
+    for (auto* of_row : {&sums, &squares}) of_row->resize(k + 1);
+    rows.resize(k + 1);
+    anchor.read(in.anchor(), i);
+    anchor.x2 = squared_norm(anchor.x, d);
     for (int64_t j = 0; j < k; ++j) {
       positives[j].read(in.positive(i), in.picks_positives() ? in.positive_of(i) : j);
-      to_positive[j] = pair_sums(metric, anchor.x, anchor.x2, positives[j].x, positives[j].x2, d);
+      rows[j] = positives[j].x;
     }
-    has_negative = in.negative_of(i) >= 0;
-    if (!has_negative) return;
-    negative.read(in.negative(), in.negative_of(i));
-    to_negative = pair_sums(metric, anchor.x, anchor.x2, negative.x, negative.x2, d);
+    if (has_negative) {
+      negative.read(in.negative(), in.negative_of(i));
+      rows[k] = negative.x;
+    }
+    // Side by side: a sum's steps wait for each other.
+    tile_kernels<T>().look(sum_of(metric), anchor.x, rows.data(), k + has_negative, d, sums.data(), squares.data());
+    for (int64_t j = 0; j < k; ++j) to_positive[j] = finish(metric, positives[j], j, d);
+    if (has_negative) to_negative = finish(metric, negative, k, d);
   }
 
   // d(a, p_j) - d(a, n) + margin, from distances rounded to T as they are returned.
   double violation(Metric metric, double margin, int64_t j) const {
     return static_cast<double>(static_cast<T>(distance(metric, to_positive[j]))) -
            static_cast<T>(distance(metric, to_negative)) + margin;
+  }
+
+ private:
+  PairSums finish(Metric metric, Vector<T>& v, int64_t j, int64_t d) {
+    v.x2 = squared_norm_from(squares[j], v.x, d);
+    return with_sum(metric, sums[j], anchor.x, anchor.x2, v.x, v.x2, d);
   }
 };
 
