@@ -10,9 +10,11 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_TOOLS := "cmake>=3.24" ninja "pybind11>=2.12" "setuptools>=77" wheel build
-WHEELS ?= $(BUILD_TOOLS) pytest pytest-xdist hypothesis rich scikit-learn matplotlib
-# Searches to compare with. Without their dependencies, which are torch and what this list and WHEELS have.
-PEER_WHEELS ?= pytorch-metric-learning flash-kmeans tqdm
+WHEELS ?= $(BUILD_TOOLS) pytest pytest-xdist hypothesis rich scikit-learn matplotlib pyyaml pyarrow pillow tensorboard \
+          adversarial-robustness-toolbox multiprocess
+# Searches to compare with, and the trainer's. Without their dependencies, which are torch and what this list and WHEELS have.
+PEER_WHEELS ?= pytorch-metric-learning flash-kmeans tqdm lightning lightning-utilities torchmetrics fsspec packaging \
+               typing-extensions
 SOURCES := $(shell find csrc cmake tla_ops -type f -not -name '*.pyc' -not -name '*.so') \
            setup.py CMakeLists.txt pyproject.toml $(wildcard benchmarks/results/*/*.json)
 CXX_FILES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
@@ -81,8 +83,13 @@ gpu: ## all that needs a GPU, with $(PYTHON)'s torch and no network; RESULTS=fol
 	@$(PYTHON) tools/gpu.py $(if $(RESULTS),--results "$(RESULTS)") $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(COMMIT),--commit $(COMMIT))
 
+.PHONY: gpu-train
+gpu-train: ## training on a GPU, likewise: tests, steps timed, short runs on MNIST; DATA=folder RESULTS=folder ONLY=step,step COMMIT=name
+	@$(PYTHON) tools/gpu_train.py $(if $(DATA),--data "$(DATA)") $(if $(RESULTS),--results "$(RESULTS)") \
+	  $(if $(ONLY),--only $(ONLY)) $(if $(COMMIT),--commit $(COMMIT))
+
 .PHONY: gpu-wheels
-gpu-wheels: ## fetch what `make gpu` may lack into wheels/; WHEELS=names, PEER_WHEELS=names, WHEEL_OPTIONS='--python-version 3.12 ...'
+gpu-wheels: ## fetch what `make gpu` and `make gpu-train` may lack into wheels/; WHEELS=names, PEER_WHEELS=names, WHEEL_OPTIONS='--python-version 3.12 ...'
 	$(PYTHON) -m pip download -q --only-binary=:all: -d wheels $(WHEEL_OPTIONS) $(WHEELS)
 	$(PYTHON) -m pip download -q --only-binary=:all: --no-deps -d wheels $(WHEEL_OPTIONS) $(PEER_WHEELS)
 

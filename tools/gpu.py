@@ -38,11 +38,22 @@ TO_TEST = {
     **{"pytest": "pytest", "hypothesis": "hypothesis", "numpy": "numpy", "rich": "rich"},
     **{"sklearn": "scikit-learn", "matplotlib": "matplotlib"},
 }
-HELPFUL = {"xdist": "pytest-xdist"}
-# To compare with. Installed without their dependencies: torch and triton are this Python's.
+RECIPES, IMAGES = {"yaml": "pyyaml"}, {"pyarrow": "pyarrow", "PIL": "pillow"}
+# Tests of what is not there skip.
+HELPFUL = {
+    **{"xdist": "pytest-xdist", "tensorboard": "tensorboard", **RECIPES, **IMAGES},
+    **{"art": "adversarial-robustness-toolbox", "multiprocess": "multiprocess"},
+}
+# Installed without their dependencies: torch and triton are this Python's. To compare with:
 PEERS = {
     **{"pytorch_metric_learning": "pytorch-metric-learning", "flash_kmeans": "flash-kmeans"},
     "tqdm": "tqdm",
+}
+# And what the trainer stands on, with what that imports.
+TRAINER = {
+    **{"lightning": "lightning", "lightning_utilities": "lightning-utilities"},
+    **{"torchmetrics": "torchmetrics", "fsspec": "fsspec", "packaging": "packaging"},
+    **{"typing_extensions": "typing-extensions", "tqdm": "tqdm"},
 }
 PROBE = """
 import json, torch
@@ -115,11 +126,12 @@ def make_environment() -> list[str]:
         mine.append(site.getusersitepackages())
     Path(folder, "python_that_ran_make_gpu.pth").write_text("\n".join(dict.fromkeys(mine)) + "\n")
     lacks = missing(TO_BUILD) + missing_programs()
-    wanted = [name for name in lacks + missing(TO_TEST | HELPFUL | PEERS) if name != "pip"]
+    lone = PEERS | TRAINER
+    wanted = [name for name in lacks + missing(TO_TEST | HELPFUL | lone) if name != "pip"]
     wheels = ROOT / "wheels"
     if wanted and wheels.is_dir() and "pip" not in lacks:
         for name in wanted:  # one at a time: what is not there stops none of the others
-            alone = ["--no-deps"] if name in PEERS.values() else []
+            alone = ["--no-deps"] if name in lone.values() else []
             install = [PYTHON, "-m", "pip", "install", "-q", "--no-index", "--find-links", wheels]
             subprocess.run([*install, *alone, name], cwd="/")
     return [name for name in lacks if name == "pip" or not _in_environment(name)]
@@ -137,15 +149,14 @@ def _in_environment(requirement: str) -> bool:
 PATH = search_path()
 
 
-def all_steps(results: Path, commit: str | None, capability: Sequence[int]) -> list[Step]:
-    named = ["--commit", commit] if commit else []
-    checker = sanitizer()
-    no_tests = ", ".join(
-        n for n in missing(TO_TEST) if not PYTHON.exists() or not _in_environment(n)
-    )
-    workers = min(8, os.cpu_count() or 1)
-    parallel = ["-n", str(workers)] if _in_environment("pytest-xdist") else []
-    build = Step(
+def not_installed(packages: dict[str, str]) -> str | None:
+    """Why a step that imports these cannot run; None: it can."""
+    names = ", ".join(name for name in missing(packages) if not _in_environment(name))
+    return f"not installed: {names} (make gpu-wheels)" if names else None
+
+
+def build_step(capability: Sequence[int]) -> Step:
+    return Step(
         "build",
         [
             *(PYTHON, "-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation"),
@@ -155,6 +166,28 @@ def all_steps(results: Path, commit: str | None, capability: Sequence[int]) -> l
         variables={"TLA_OPS_CUDA": "on", "TORCH_CUDA_ARCH_LIST": arch_of(capability)},
         needed=True,
     )
+
+
+def suite_step(limit: float, *arguments: str | Path, packages: dict[str, str] = TO_TEST) -> Step:
+    """From another folder than the checkout, whose tla_ops is not built."""
+    workers = min(8, os.cpu_count() or 1)
+    parallel = ["-n", str(workers)] if _in_environment("pytest-xdist") else []
+    return Step(
+        "tests",
+        [
+            *(PYTHON, "-m", "pytest", "-q", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT),
+            *("-p", "no:cacheprovider", *parallel, *arguments),
+        ],
+        limit=limit,
+        variables={"OMP_NUM_THREADS": "2"} if parallel else {},
+        missing=not_installed(packages),
+    )
+
+
+def all_steps(results: Path, commit: str | None, capability: Sequence[int]) -> list[Step]:
+    named = ["--commit", commit] if commit else []
+    checker = sanitizer()
+    build = build_step(capability)
     selftest = Step(
         "selftest",
         [PYTHON, TOOLS / "gpu_selftest.py", "--output", results / "correctness.json", *named],
@@ -168,20 +201,8 @@ def all_steps(results: Path, commit: str | None, capability: Sequence[int]) -> l
         ],
         limit=90,
     )
-    # From another folder than the checkout, whose tla_ops is not built.
-    tests = Step(
-        "tests",
-        [
-            *(PYTHON, "-m", "pytest", "-q", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT),
-            *("-p", "no:cacheprovider", *parallel),
-            # Those run on any CPU, and compile for a while first.
-            f"--ignore-glob={ROOT / 'tests' / 'test_simt_*'}",
-            ROOT / "tests",
-        ],
-        limit=200,
-        variables={"OMP_NUM_THREADS": "2"} if parallel else {},
-        missing=f"not installed: {no_tests} (make gpu-wheels)" if no_tests else None,
-    )
+    # Those left out run on any CPU, and compile for a while first.
+    tests = suite_step(200, f"--ignore-glob={ROOT / 'tests' / 'test_simt_*'}", ROOT / "tests")
     latency = Step(
         "latency",
         [
@@ -229,48 +250,76 @@ def refuse(message: str) -> int:
     return 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, help="folder for the JSON (default: build/gpu)")
+def parser_of(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--results", type=Path, help="folder for the JSON (default: %(default)s)")
     parser.add_argument("--only", help="some steps, by name, with commas; built before: no build")
     parser.add_argument("--commit", help="what to call these sources, where there is no git")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all steps together")
     parser.add_argument("--dry-run", action="store_true", help="print the steps, run nothing")
+    return parser
+
+
+def show(steps: Sequence[Step]) -> None:
+    for step in steps:
+        said = f"  ({step.missing})" if step.missing else ""
+        print(f"{step.name}, at most {step.limit:.0f} s{said}")
+        variables = [f"{key}={value}" for key, value in step.variables.items()]
+        print("    " + " ".join(map(str, [*variables, *step.command])))
+
+
+def prepare(found: dict, build: bool) -> str | None:
+    """Make the environment if it is to be built; what stands in the way of running steps."""
+    if "error" in found:
+        return f"{sys.executable} has no torch to use: {found['error'][0]}"
+    if found["capability"] is None:
+        return f"torch {found['torch']} of {sys.executable} sees no CUDA device here"
+    if shutil.which("nvcc", path=PATH) is None:
+        return "nvcc was not found: put it on PATH"
+    if not build:
+        return None if PYTHON.exists() else "nothing is built yet: run the step build first"
+    lacking = make_environment()
+    if lacking:
+        return (f"not installed: {', '.join(lacking)}; `make gpu-wheels` on a machine with a "
+                "network puts them into wheels/")  # fmt: skip
+    for leftover in (ROOT / "build").glob("lib*"):
+        shutil.rmtree(leftover)
+    return None
+
+
+def runner_of(args: argparse.Namespace, found: dict) -> Runner:
+    facts = found | {"commit": args.commit, "capability": arch_of(found["capability"])}
+    # The checkout's tla_ops, which is not built, would be in the way of the installed one.
+    places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = os.pathsep.join(place for place in places if place and Path(place).resolve() != ROOT)
+    variables = {"PATH": PATH, "PYTHONUNBUFFERED": "1", "PYTHONPATH": kept}
+    return Runner(args.results.resolve(), WORK, variables, args.seconds, facts)
+
+
+def finish(runner: Runner, found: dict) -> None:
+    if runner.outcomes:
+        print(f"\n{found['name']}, torch {found['torch']}\n{runner.table()}\nin {runner.results}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__doc__.splitlines()[0])
+    parser.set_defaults(results=WORK / "results")
     args = parser.parse_args(arguments)
-    results = (args.results or WORK / "results").resolve()
     found = probe()
     if args.dry_run:
-        steps = all_steps(results, args.commit, found.get("capability") or (9, 0))
-        for step in chosen(steps, args.only):
-            said = f"  ({step.missing})" if step.missing else ""
-            print(f"{step.name}, at most {step.limit:.0f} s{said}")
-            variables = [f"{key}={value}" for key, value in step.variables.items()]
-            print("    " + " ".join(map(str, [*variables, *step.command])))
+        steps = all_steps(args.results.resolve(), args.commit, found.get("capability") or (9, 0))
+        show(chosen(steps, args.only))
         return 0
-    if "error" in found:
-        return refuse(f"{sys.executable} has no torch to use: {found['error'][0]}")
-    if found["capability"] is None:
-        return refuse(f"torch {found['torch']} of {sys.executable} sees no CUDA device here")
-    if shutil.which("nvcc", path=PATH) is None:
-        return refuse("nvcc was not found: put it on PATH")
-    wanted = args.only is None or "build" in args.only.split(",")
-    if wanted:
-        lacking = make_environment()
-        if lacking:
-            return refuse(f"not installed: {', '.join(lacking)}; `make gpu-wheels` on a machine "
-                          "with a network puts them into wheels/")  # fmt: skip
-        for leftover in (ROOT / "build").glob("lib*"):
-            shutil.rmtree(leftover)
-    elif not PYTHON.exists():
-        return refuse("nothing is built yet: run the step build first")
+    reason = prepare(found, build=args.only is None or "build" in args.only.split(","))
+    if reason:
+        return refuse(reason)
     stop_on_sigterm()
-    facts = found | {"commit": args.commit, "capability": arch_of(found["capability"])}
-    runner = Runner(results, WORK, {"PATH": PATH, "PYTHONUNBUFFERED": "1"}, args.seconds, facts)
+    runner = runner_of(args, found)
     try:
-        passed = runner.run(chosen(all_steps(results, args.commit, found["capability"]), args.only))
+        steps = all_steps(runner.results, args.commit, found["capability"])
+        passed = runner.run(chosen(steps, args.only))
     finally:
-        if runner.outcomes:
-            print(f"\n{found['name']}, torch {found['torch']}\n{runner.table()}\nin {results}")
+        finish(runner, found)
     return 0 if passed else 1
 
 

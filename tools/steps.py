@@ -55,16 +55,16 @@ class Runner:
         self.deadline = time.monotonic() + seconds
         self.facts = dict(facts)
         self.outcomes: list[Outcome] = []
+        self.broken: str | None = None
         results.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         self.log = results / "log.txt"
         self.log.write_text("")
 
     def run(self, steps: Sequence[Step]) -> bool:
-        """Whether every step passed."""
-        broken = None
+        """Whether every step passed, those of earlier calls too."""
         for step in steps:
-            reason = step.missing or (broken and f"{broken} did not pass")
+            reason = step.missing or (self.broken and f"{self.broken} did not pass")
             if reason is None and time.monotonic() >= self.deadline:
                 reason = "no time left"
             print(f"--- {step.name}", flush=True)
@@ -78,7 +78,7 @@ class Runner:
             self.save()
             print(f"    {outcome.status} in {outcome.seconds:.1f} s: {outcome.detail}", flush=True)
             if step.needed and outcome.status != PASSED:
-                broken = step.name
+                self.broken = step.name
         return all(outcome.status == PASSED for outcome in self.outcomes)
 
     def _run(self, step: Step) -> Outcome:
