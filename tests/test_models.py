@@ -204,10 +204,23 @@ def test_build_says_what_it_takes(arguments, message):
 def test_build_names_the_options():
     with pytest.raises(ValueError, match=r"must be one of units, widen, stand.*got 'unit'"):
         build("wrn", 10, (3, 32, 32), unit=5)
-    with pytest.raises(ValueError, match="options of lenet must be left out, got 'dim'"):
-        build("lenet", 10, (1, 28, 28), dim=5)
+    with pytest.raises(ValueError, match="options of convnet must be left out, got .dim."):
+        build("convnet", 10, (3, 32, 32), dim=5)
     with pytest.raises(ValueError, match="hidden must have one width"):
         build("mlp", 10, (1, 28, 28), hidden=())
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5])
+def test_lenet_in_another_width(width):
+    model = build("lenet", 10, (1, 28, 28), width=width)
+    assert model.features(torch.rand(2, 1, 28, 28)).shape == (2, 1024 * width)
+    channels = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert channels == [32 * width, 64 * width, 128 * width, 256 * width]
+
+
+def test_lenet_of_no_width():
+    with pytest.raises(ValueError, match="lenet: width must be in 1/32..16, got 0"):
+        build("lenet", 10, (1, 28, 28), width=0)
 
 
 # wrapped modules
