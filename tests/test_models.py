@@ -204,7 +204,7 @@ def test_build_says_what_it_takes(arguments, message):
 def test_build_names_the_options():
     with pytest.raises(ValueError, match=r"must be one of units, widen, stand.*got 'unit'"):
         build("wrn", 10, (3, 32, 32), unit=5)
-    with pytest.raises(ValueError, match="options of convnet must be left out, got .dim."):
+    with pytest.raises(ValueError, match=r"options of convnet must be left out, got .dim."):
         build("convnet", 10, (3, 32, 32), dim=5)
     with pytest.raises(ValueError, match="hidden must have one width"):
         build("mlp", 10, (1, 28, 28), hidden=())
@@ -219,7 +219,7 @@ def test_lenet_in_another_width(width):
 
 
 def test_lenet_of_no_width():
-    with pytest.raises(ValueError, match="lenet: width must be in 1/32..16, got 0"):
+    with pytest.raises(ValueError, match=r"lenet: width must be in 1/32\.\.16, got 0"):
         build("lenet", 10, (1, 28, 28), width=0)
 
 
