@@ -53,13 +53,7 @@ FIXED = [name for name in EVERY if name != "pgd early stop"]
 every_attack = pytest.mark.parametrize("name", EVERY)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small work on few cores: threads that wait for each other would cost more than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,7 @@ from tla_ops.training.recipe import load_recipe
 QUICK = ["batch=8", "attack_steps=2", "val_images=8", "candidates=8"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small work on few cores: threads that wait for each other would cost more than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,7 @@ import torch
 
 from tla_ops.training.data import DATASETS, DataError, load
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small work on few cores: threads that wait for each other would cost more than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # digits

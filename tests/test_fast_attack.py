@@ -16,13 +16,7 @@ from tla_ops.training.models import lenet, small, wrn
 ATTACK = partial(pgd, epsilon=Fraction(3, 16), step=Fraction(1, 16), steps=4)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small work on few cores: threads that wait for each other would cost more than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lived_in(model):

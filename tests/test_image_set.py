@@ -14,13 +14,7 @@ labels_of = st.lists(st.integers(0, 5), min_size=1, max_size=40).map(torch.tenso
 seeds = st.integers(0, 2**31)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small work on few cores: threads that wait for each other would cost more than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(seed=0, device="cpu"):

@@ -21,13 +21,7 @@ AT2L = {"adversarial_weight": 0.3, "weight": 0.7, "margin": 1.5}
 NOISE = Fraction(1, 10)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small work on few cores: threads that wait for each other would cost more than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def some_images(count, seed):
