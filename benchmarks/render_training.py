@@ -23,12 +23,13 @@ output folder:
   run that was killed goes on from `last.pt` with `--resume` to the same numbers, on a CPU to the
   same bits; Ctrl-C and SIGTERM leave a checkpoint of the step that was under way.
 - **Checkpoints** are written beside their place and renamed. `best.pt` is chosen by adversarial
-  accuracy on training images that are held out (`val_images`, `val_steps`), never on test images.
+  accuracy (of an undefended model, clean accuracy) on training images that are held out
+  (`val_images`, `val_steps`), never on test images.
 - **Collapse is visible**: `metrics.csv` and TensorBoard have the share of active triplets and the
   mean distances to positives and negatives.
 - **Two flows of TLA**: a pool that is forwarded without gradient, whose picks are forwarded again
-  (the paper's), or `--set bank=N candidates=0`, which mines among N earlier clean features and
-  forwards nothing more than the step itself.
+  (the paper's), or `--set bank=N --set candidates=0`, which mines among N earlier clean features
+  and forwards nothing more than the step itself.
 - **The attack takes the time**: 7 to 40 passes a step. Training attacks a twin of the model
   (`tla_ops/training/fast.py`): eval mode, batch normalisations folded, channels last, weights
   without gradients, in float32 or, with `fast_attack: bfloat16`, in half the width; on CUDA the

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tla_ops.training.evaluate import evaluate, summary, triplet_statistics
-from tla_ops.training.models import small
+from tla_ops.training.models import mlp, small
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,6 +63,9 @@ def test_rows_are_accuracies_on_the_images_given(run):
         assert row["standard_error"] == pytest.approx((share * (1 - share) / 80) ** 0.5)
         assert name == "clean" or share < clean
     assert [rows[name]["steps"] for name in ("clean", "fgsm", "pgd", "mim")] == [None, None, 5, 20]
+    for name in ("fgsm", "bim", "pgd", "pgd20r", "mim", "cw"):
+        assert 0 < rows[name]["mean_linf"] <= 3 / 16 + 1e-6
+        assert rows[name]["mean_linf"] <= rows[name]["mean_l2"] <= 8 * rows[name]["mean_linf"]
     assert rows["bim"]["accuracy"] <= rows["fgsm"]["accuracy"]
     assert rows["pgd20r"]["accuracy"] <= rows["pgd"]["accuracy"]
 
@@ -117,12 +120,38 @@ def test_the_verb(run, tmp_path, capsys):
     assert "transfer" in capsys.readouterr().out
 
 
+def test_the_verb_leaves_checkpoints_alone(run, tmp_path, capsys):
+    from tla_ops import cli
+
+    path = tmp_path / "copy.pt"
+    path.write_bytes(run[0].read_bytes())
+    assert cli.main(["evaluate", str(path), "--output", str(path)]) == 2
+    assert "is a checkpoint to read" in capsys.readouterr().err
+    assert path.read_bytes() == run[0].read_bytes()
+
+
+def test_a_source_for_other_images(run, tmp_path, capsys):
+    from tla_ops import cli
+    from tla_ops.training import checkpoint
+
+    content = checkpoint.read(run[0])
+    content["recipe"]["model"], content["image_shape"] = "mlp", [1, 4, 4]
+    content["recipe"]["model_options"] = {"hidden": [8]}
+    content["model"] = mlp(10, (1, 4, 4), [8]).state_dict()
+    del content["format"]
+    checkpoint.save(tmp_path / "other.pt", content)
+    arguments = ["evaluate", str(run[0]), "--attacks", "transfer", "--source"]
+    assert cli.main([*arguments, str(tmp_path / "other.pt")]) == 1
+    assert "must be ((1, 8, 8), 10)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["--attacks", "clean,pdg"], 2, "--attacks must be among clean, fgsm"),
         (["--attacks", "transfer"], 2, "needs --source"),
         (["--source", "nowhere.pt"], 1, "nowhere.pt"),
+        (["--device", "cpu:1"], 2, "--device"),
     ],
 )
 def test_the_verb_says_what_is_wrong(run, arguments, status, message, capsys):

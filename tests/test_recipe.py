@@ -108,6 +108,23 @@ def test_a_method_takes_its_own_options_alone():
         ("epsilon=-1/255", "epsilon must be at least 0"),
         ("epsilon=1/0", "epsilon must be a number or a fraction such as 8/255"),
         ("learning_rate=.nan", "learning_rate must be at least 0"),
+        ("grad_clip=0", "grad_clip must be at least 1e-12, got 0"),
+        ("momentum=2", "momentum must be at least 0 and at most 0.9999"),
+        ("seed=99999999999999999999999", "seed must be at least 0"),
+        ("weight=.nan", "weight must be at least 0, got nan"),
+        ("margin=.inf", "margin must be at least"),
+        ("label_smoothing=2", "label_smoothing must be at least 0 and at most 1, got 2"),
+        ("noise=-1/255", "noise must be at least 0 and at most 1"),
+        ("norm=l1", "norm must be one of l2, mean_square, got 'l1'"),
+        ("dataset=imagenet", "dataset must be one of digits, mnist, "),
+        ("model=vgg", "model must be one of small, lenet, "),
+        ("augment=mixup", "augment must be one of none, "),
+        ("batch.size=3", "--set batch.size=3: batch is not a mapping"),
+        ("eval_steps.pdg=3", "eval_steps must be numbers of steps for bim, "),
+        ("eval_steps.pgd=0", "got pgd: 0"),
+        ("name=../x", "name must be a file's name, got '../x'"),
+        ("candidates=0", "candidates must be at least 1 for tla without a bank"),
+        ("attack_steps=0", "attack_steps must be at least 1 for pgd"),
         ("learning_rate=fast", "learning_rate must be float"),
         ("schedule=3", "schedule must be a mapping"),
         ("schedule={a: 1}", "schedule must be int, got 'a'"),
@@ -115,7 +132,7 @@ def test_a_method_takes_its_own_options_alone():
         ("attack=jsma", "attack must be one of pgd, "),
         ("method=nca", "method must be one of um, at, "),
         ("precision=16", "precision must be "),
-        ("ema=1", "ema must be below 1"),
+        ("ema=1", "ema must be at least 0 and at most 0.999999, got 1"),
         ("source_positive=1", "source_positive must be bool, got 1"),
         ("nonsense", "--set must be key=value, got 'nonsense'"),
         ("=3", "--set must be key=value"),
@@ -126,6 +143,17 @@ def test_bad_values_name_their_key(override, message):
     with pytest.raises(RecipeError) as caught:
         load_recipe("mnist-tla", [override])
     assert message in str(caught.value)
+
+
+def test_off_is_a_word():
+    """YAML 1.1 reads it as false."""
+    assert load_recipe("mnist-tla", ["fast_attack=off"]).fast_attack == "off"
+
+
+def test_a_norm_needs_an_attack_that_has_it():
+    assert load_recipe("mnist-at", ["attack_norm=l2"]).attack_norm == "l2"
+    with pytest.raises(RecipeError, match="attack_norm must be linf for mim, got l2"):
+        load_recipe("mnist-at", ["attack=mim", "attack_norm=l2"])
 
 
 def test_a_bank_needs_a_method_that_takes_one():

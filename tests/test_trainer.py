@@ -23,6 +23,7 @@ from tla_ops.training.data import Dataset, load
 from tla_ops.training.evaluate import accuracy
 from tla_ops.training.image_set import ImageSet, hold_out
 from tla_ops.training.recipe import METHODS, load_recipe
+from tla_ops.training.run_parts import make_fabric
 
 SMALL = (
     "max_steps=12", "attack_steps=2", "log_every=4", "val_every=6", "checkpoint_every=5",
@@ -166,7 +167,7 @@ def test_held_out_and_test_images_are_never_trained_on(tmp_path, digits, monkeyp
 
 
 def test_an_epoch_takes_each_image_once(digits, tmp_path):
-    fabric = trainer.make_fabric(recipe(), "cpu")
+    fabric = make_fabric(recipe(), "cpu")
     run = trainer.Trainer(fabric, recipe(), digits, tmp_path, resume=False)
     epochs = []
     for _ in range(2):
@@ -181,7 +182,7 @@ def test_an_epoch_takes_each_image_once(digits, tmp_path):
 
 def test_schedule(digits, tmp_path):
     made = recipe("digits-um", "schedule={3: 0.1, 2: 0.5}", "schedule_unit=epochs")
-    run = trainer.Trainer(trainer.make_fabric(made, "cpu"), made, digits, tmp_path, False)
+    run = trainer.Trainer(make_fabric(made, "cpu"), made, digits, tmp_path, False)
     rates = []
     for epoch in range(5):
         run.step = epoch * run.steps_per_epoch
@@ -193,7 +194,7 @@ def test_schedule(digits, tmp_path):
 
 def test_gradient_clipping_bounds_the_update(digits, tmp_path):
     made = recipe("digits-um", "optimizer=sgd", "momentum=0", "learning_rate=1", "grad_clip=1e-3")
-    run = trainer.Trainer(trainer.make_fabric(made, "cpu"), made, digits, tmp_path, False)
+    run = trainer.Trainer(make_fabric(made, "cpu"), made, digits, tmp_path, False)
     before = torch.cat([p.detach().clone().flatten() for p in run.model.parameters()])
     run.train_step()
     after = torch.cat([p.detach().flatten() for p in run.model.parameters()])
@@ -202,7 +203,7 @@ def test_gradient_clipping_bounds_the_update(digits, tmp_path):
 
 def test_moving_average_is_what_is_kept(digits, tmp_path):
     made = recipe("digits-um", "ema=0.5", "max_steps=2", "val_every=2", "learning_rate=0.05")
-    run = trainer.Trainer(trainer.make_fabric(made, "cpu"), made, digits, tmp_path / "b", False)
+    run = trainer.Trainer(make_fabric(made, "cpu"), made, digits, tmp_path / "b", False)
     states = []
     for _ in range(2):
         run.train_step()
@@ -218,7 +219,7 @@ def test_moving_average_is_what_is_kept(digits, tmp_path):
 def test_training_starts_from_a_checkpoint(finished, digits, tmp_path):
     start = str(finished[0] / "best.pt")
     made = recipe("digits-um", f"init_from={start}")
-    run = trainer.Trainer(trainer.make_fabric(made, "cpu"), made, digits, tmp_path, False)
+    run = trainer.Trainer(make_fabric(made, "cpu"), made, digits, tmp_path, False)
     model, _ = checkpoint.read_model(finished[0] / "best.pt")
     assert torch.equal(run.model.head.weight, model.head.weight)
 
@@ -233,7 +234,7 @@ def test_bfloat16_trains(digits, tmp_path):
 
 def test_a_bank_is_fed_and_used(digits, tmp_path):
     made = recipe("digits-tla", "bank=64", "candidates=0")
-    run = trainer.Trainer(trainer.make_fabric(made, "cpu"), made, digits, tmp_path, False)
+    run = trainer.Trainer(make_fabric(made, "cpu"), made, digits, tmp_path, False)
     run.training_step.train()
     for filled in (20, 40, 60, 64, 64):
         run.train_step()
@@ -246,7 +247,7 @@ def test_a_bank_is_fed_and_used(digits, tmp_path):
 @pytest.mark.parametrize("more", [(), ("bank=64", "candidates=0"), ("fast_attack=bfloat16",)])
 def test_a_step_never_waits_for_the_device(more, digits, tmp_path):
     made = recipe("digits-tla", "optimizer=sgd", *more)  # adam counts its steps on the host
-    run = trainer.Trainer(trainer.make_fabric(made, "cpu"), made, digits, tmp_path, False)
+    run = trainer.Trainer(make_fabric(made, "cpu"), made, digits, tmp_path, False)
     run.training_step.train()
     run.train_step()  # sets up the twin and the epoch's order
     with NoWaiting():
@@ -353,6 +354,51 @@ def test_resuming_another_recipe_says_what_differs(finished, digits):
         trainer.train(recipe("digits-at"), digits, finished[0], resume=True)
 
 
+def test_resuming_on_other_images_is_refused(finished, digits):
+    others = Dataset("digits", digits.train.subset(torch.arange(1400)), digits.test, 10)
+    with pytest.raises(trainer.RunError, match="the training images are others"):
+        trainer.train(recipe(), others, finished[0], resume=True)
+
+
+def test_resuming_from_weights_alone_is_refused(finished, digits, tmp_path):
+    (tmp_path / "last.pt").write_bytes((finished[0] / "best.pt").read_bytes())
+    with pytest.raises(checkpoint.CheckpointError, match=r"weights alone, as best\.pt"):
+        trainer.train(recipe(), digits, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "result.json", "best.pt"])
+def test_an_output_with_somebody_elses_files_is_left_alone(name, digits, tmp_path):
+    (tmp_path / name).write_text("a,b\n1,2\n")
+    with pytest.raises(trainer.RunError, match="holds a run"):
+        trainer.train(recipe(), digits, tmp_path)
+    if name == "metrics.csv":
+        with pytest.raises(ValueError, match="not the curves of a run"):
+            trainer.train(recipe(), digits, tmp_path, resume=True)
+    assert (tmp_path / name).read_text() == "a,b\n1,2\n"
+
+
+def test_a_loss_that_is_lost_stops_the_run(digits, tmp_path, capsys):
+    made = recipe("digits-tla", "learning_rate=1e18", "checkpoint_every=2", "max_steps=40")
+    with pytest.raises(trainer.RunError, match=r"the loss is (nan|inf) by step"):
+        trainer.train(made, digits, tmp_path / "a", device="cpu")
+    arguments = ["train", "digits-tla", *QUICK, "--set", "learning_rate=1e18", "--device", "cpu"]
+    assert cli.main([*arguments, "--output", str(tmp_path / "b")]) == 1
+    assert "the loss is" in capsys.readouterr().err
+
+
+def test_validation_attacks_in_the_norm_of_training(digits, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(*args, **options):
+        seen.append(options["norm"])
+        return args[1]
+
+    monkeypatch.setattr(trainer, "pgd", watched)
+    made = recipe("digits-at", "attack_norm=l2", "max_steps=2")
+    trainer.train(made, digits, tmp_path / "a", device="cpu")
+    assert seen == ["l2"]
+
+
 def test_resuming_a_finished_run_leaves_it_as_it_is(finished, digits, capsys):
     folder = finished[0]
     before = {path.name: path.read_bytes() for path in folder.glob("*.[pc]*")}
@@ -364,7 +410,7 @@ def test_resuming_a_finished_run_leaves_it_as_it_is(finished, digits, capsys):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "not a checkpoint"), (b"PK\x03\x04 cut", "not a checkpoint"), (None, "format 1")],
+    [(b"", "damaged"), (b"PK\x03\x04 cut", "not a checkpoint"), (None, "format 1")],
 )
 def test_a_file_that_is_no_checkpoint(content, message, tmp_path):
     path = tmp_path / "x.pt"
@@ -391,8 +437,19 @@ def test_sizes_that_do_not_fit(digits, tmp_path):
     few = Dataset("digits", digits.train.subset(torch.arange(50)), digits.test, 10)
     with pytest.raises(trainer.RunError, match="batch must be at most 10 training images, got 20"):
         trainer.train(recipe(), few, tmp_path / "a")
-    with pytest.raises(ValueError, match="hold_out: count must be in"):
+    with pytest.raises(trainer.RunError, match="val_images must be below 50 training images"):
         trainer.train(replace(recipe(), val_images=50), few, tmp_path / "a")
+    with pytest.raises(trainer.RunError, match="candidates must be at most 10 training images"):
+        trainer.train(replace(recipe(), batch=2), few, tmp_path / "a")
+    wrong = {
+        "model=lenet": r"model lenet for images \(1, 8, 8\): lenet: image_shape must be",
+        "model_options.depth=3": "options of small must be one of dim, got 'depth'",
+        "model_options.dim=wide": "model small for images",
+        "augment=crop_flip_colour": "augment must not be crop_flip_colour",
+    }
+    for override, message in wrong.items():
+        with pytest.raises(trainer.RunError, match=message):
+            trainer.train(recipe("digits-tla", override), digits, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 

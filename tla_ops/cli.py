@@ -64,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         **page(
             "Hard-negative triplet losses on adversarial features.",
             "tla-ops demo",
+            "tla-ops train digits-tla",
+            "tla-ops evaluate runs/digits-tla/best.pt",
             "tla-ops bench table2 --model small",
             "tla-ops info --json",
         ),

@@ -8,7 +8,6 @@ from typing import Any
 
 from tla_ops.commands.shared import (
     BadUsage,
-    CommandError,
     Outcome,
     add_verb,
     any_device,
@@ -16,6 +15,7 @@ from tla_ops.commands.shared import (
     check_file,
     device,
     finish,
+    found_device,
     need,
     sizes,
 )
@@ -27,7 +27,8 @@ def add(verbs: Any) -> None:
         "bench",
         "Time something and print a table.",
         "tla-ops bench table2",
-        "tla-ops bench table2 --help",
+        "tla-ops bench train",
+        "tla-ops bench train --help",
     )
     targets = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True)
     _add_table2(targets)
@@ -73,14 +74,10 @@ def _add_table2(targets: Any) -> None:
 
 
 def _run_table2(args: argparse.Namespace) -> Outcome:
-    import torch
-
     from tla_ops.experiments import table2
     from tla_ops.training.files import plain
 
-    on_gpu = args.device.startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
-        raise CommandError(f"--device {args.device}: this torch sees no CUDA device")
+    on_gpu = found_device(args.device).startswith("cuda")
     if args.output is not None:
         check_file(args.output)
     model = args.model or ("wrn" if on_gpu else "small")
@@ -121,6 +118,7 @@ def _run_train(args: argparse.Namespace) -> Outcome:
     from tla_ops.experiments import bench_train
     from tla_ops.training import recipe as recipes
     from tla_ops.training.files import plain
+    from tla_ops.training.trainer import RunError
 
     if args.output is not None:
         check_file(args.output)
@@ -128,5 +126,8 @@ def _run_train(args: argparse.Namespace) -> Outcome:
         recipe = recipes.load_recipe(args.recipe, args.set)
     except recipes.RecipeError as error:
         raise BadUsage(str(error)) from error
-    results = bench_train.run(recipe, args.repeats, args.device, args.output)
+    try:
+        results = bench_train.run(recipe, args.repeats, found_device(args.device), args.output)
+    except RunError as error:
+        raise BadUsage(str(error)) from error
     return Outcome(plain(results), lambda: bench_train.render(results))

@@ -16,6 +16,7 @@ from tla_ops.commands.shared import (
     at_least,
     check_file,
     finish,
+    found_device,
     load_data,
     need,
 )
@@ -35,7 +36,7 @@ def add(verbs: Any) -> None:
     option("checkpoint", type=Path, metavar="CKPT", help="best.pt or last.pt of `tla-ops train`")
     option(
         "--attacks",
-        type=lambda text: text.split(","),
+        type=lambda text: list(dict.fromkeys(name.strip() for name in text.split(","))),
         default=["clean", "fgsm", "bim", "pgd", "mim", "cw"],
         metavar="NAME,...",
         help="clean, fgsm, bim, pgd, pgd_long, pgd20r (20 restarts), mim, cw, ll, ill, transfer; "
@@ -70,15 +71,21 @@ def run(args: argparse.Namespace) -> Outcome:
         raise BadUsage("--attacks transfer needs --source, the model to attack in place of CKPT")
     if args.output is not None:
         check_file(args.output)
+        if args.output.resolve() in {p.resolve() for p in (args.checkpoint, args.source) if p}:
+            raise BadUsage(f"--output {args.output}: is a checkpoint to read")
     if {"autoattack", "deepfool", "cw_l2", "jsma"} & set(args.attacks):
         need(args.name, "art")
-    name = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device
-    device = torch.device("cpu" if name == "auto" else name)
+    device = torch.device(found_device(args.device))
     try:
         model, recipe = checkpoint.read_model(args.checkpoint)
         source = None if args.source is None else checkpoint.read_model(args.source)[0].to(device)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    if source is not None and of_kind(source) != of_kind(model):
+        raise CommandError(
+            f"--source {args.source}: (image shape, classes) must be {of_kind(model)} as "
+            f"{args.checkpoint} has, got {of_kind(source)}"
+        )
     dataset = load_data(args.name, recipe.dataset, args.data)
     test = dataset.test
     count = min(args.images or len(test), len(test))
@@ -115,6 +122,10 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(result, lambda: _text(result))
 
 
+def of_kind(model: Any) -> tuple[tuple[int, ...], int]:
+    return tuple(model.image_shape), model.head.out_features
+
+
 def _text(result: dict[str, Any]) -> str:
     from tla_ops.training.report import text_table
 
@@ -125,15 +136,19 @@ def _text(result: dict[str, Any]) -> str:
             "-" if row["steps"] is None else str(row["steps"]),
             f"{row['accuracy']:.2%}",
             f"{row['standard_error']:.2%}",
+            f"{row['mean_linf']:.3f}",
+            f"{row['mean_l2']:.3f}",
             f"{row['seconds']:.1f}",
         ]
         for name, row in result["attacks"].items()
     ]
+    header = ["attack", "steps", "accuracy", "standard error", "mean l∞", "mean l2", "seconds"]
     return "\n".join(
         [
-            f"{recipe['name']}, epsilon {recipe['epsilon']}, step {recipe['attack_step']}",
+            f"{recipe['name']}, {recipe['attack_norm']}, epsilon {recipe['epsilon']}, "
+            f"step {recipe['attack_step']}",
             *result["notes"],
             "",
-            text_table(["attack", "steps", "accuracy", "standard error", "seconds"], rows),
+            text_table(header, rows),
         ]
     )

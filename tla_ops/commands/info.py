@@ -15,6 +15,7 @@ from tla_ops.commands.shared import (
     add_verb,
     device,
     finish,
+    found_device,
 )
 
 if TYPE_CHECKING:
@@ -69,12 +70,10 @@ def _devices() -> list[str]:
 
 
 def _selftest(device: str) -> SelfTestReport:
-    import torch
 
     import tla_ops
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise CommandError(f"--device {device}: this torch sees no CUDA device")
+    found_device(device)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the table says it

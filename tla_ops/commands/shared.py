@@ -19,6 +19,7 @@ EXTRAS = {
     "lightning": ("lightning", "train"),
     "pyarrow": ("pyarrow", "train"),
     "PIL": ("pillow", "train"),
+    "huggingface_hub": ("huggingface_hub", "train"),
     "art": ("adversarial-robustness-toolbox", "eval"),
 }
 
@@ -82,16 +83,12 @@ def check_file(path: Path) -> None:
     """Fail before anything is measured where the result could not be written."""
     if path.is_dir():
         raise CommandError(f"--output {path}: is a folder")
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK):
-        raise CommandError(f"--output {path}: {folder} cannot be written to")
+    check_folder(path, path.parent)
 
 
-def check_folder(path: Path) -> None:
-    """Fail before long work where its folder cannot be made."""
-    folder = path
+def check_folder(path: Path, folder: Path | None = None) -> None:
+    """Fail before long work where its folder, ``path`` itself or another, cannot be made."""
+    folder = folder or path
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
@@ -113,6 +110,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def load_data(name: str, dataset: str, folder: str | None) -> Any:
     """The data set, or an error that says what is missing."""
     need(name, *(["sklearn"] if dataset == "digits" else ["pyarrow", "PIL"]))
+    if folder == "hub" and dataset != "digits":
+        need(name, "huggingface_hub")
     from tla_ops.training import data
 
     try:
@@ -148,10 +147,29 @@ def device(text: str) -> str:
         kind = torch.device(text).type
     except RuntimeError:
         kind = ""
-    if kind not in ("cpu", "cuda"):
+    if kind not in ("cpu", "cuda") or text.startswith("cpu:"):
         raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N: {text!r}")
     return text
 
 
 def any_device(text: str) -> str:
     return text if text == "auto" else device(text)
+
+
+def found_device(name: str) -> str:
+    """The device of ``--device``, or an error where it is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    index = torch.device(name).index or 0
+    if name.startswith("cuda") and index >= torch.cuda.device_count():
+        raise CommandError(f"--device {name}: this torch sees {_devices()}")
+    return name
+
+
+def _devices() -> str:
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"{count} CUDA devices" if count else "no CUDA device"

@@ -15,6 +15,7 @@ from tla_ops.commands.shared import (
     any_device,
     check_folder,
     finish,
+    found_device,
     load_data,
     need,
 )
@@ -81,9 +82,10 @@ def run(args: argparse.Namespace) -> Outcome:
 
     output = args.output = args.output or Path("runs") / recipe.name
     check_folder(output)
+    device = found_device(args.device)
     dataset = load_data(args.name, recipe.dataset, args.data)
     try:
-        result = trainer.train(recipe, dataset, output, resume=args.resume, device=args.device)
+        result = trainer.train(recipe, dataset, output, resume=args.resume, device=device)
     except (trainer.RunError, CheckpointError) as error:
         raise CommandError(str(error)) from error
     return Outcome(plain(result), lambda: _text(result, output))

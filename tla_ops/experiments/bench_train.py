@@ -30,7 +30,8 @@ from tla_ops.training.models import Classifier, build
 from tla_ops.training.progress import Progress
 from tla_ops.training.recipe import METHODS, Recipe
 from tla_ops.training.report import environment, text_table
-from tla_ops.training.trainer import Trainer, make_fabric, training_attack
+from tla_ops.training.run_parts import make_fabric, training_attack
+from tla_ops.training.trainer import Trainer
 
 IMAGES = 2000
 """Random images that steps take theirs from: what they show does not change how long it takes."""

@@ -33,8 +33,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: not a checkpoint: {reason}") from error
+        raise CheckpointError(f"{path}: damaged, or not a checkpoint") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise CheckpointError(f"{path}: needs checkpoint format {FORMAT}, got {found}")
@@ -44,10 +43,12 @@ def read(path: Path) -> dict[str, Any]:
 def read_model(path: Path) -> tuple[Classifier, recipes.Recipe]:
     """The trained model, in eval mode, and the recipe it was made by."""
     content = read(path)
-    recipe = recipes.from_dict(content["recipe"])
-    model = build(
-        recipe.model, content["classes"], tuple(content["image_shape"]), **recipe.model_options
-    )
+    try:
+        recipe = recipes.from_dict(content["recipe"])
+        shape = tuple(content["image_shape"])
+        model = build(recipe.model, content["classes"], shape, **recipe.model_options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a model of this version: {error}") from error
     load_weights(model, content, path)
     return model.eval(), recipe
 

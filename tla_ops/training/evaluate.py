@@ -15,7 +15,7 @@ from tla_ops.training import art_attacks, attacks
 from tla_ops.training.attacks import Attack, model_mode
 from tla_ops.training.data import ImageSet
 from tla_ops.training.models import Classifier
-from tla_ops.training.recipe import Recipe
+from tla_ops.training.recipe import STEPPED, Recipe
 
 RESTARTS = 20
 """Of the attack that the TLA paper calls 20PGD."""
@@ -50,6 +50,11 @@ def _iterated(attack: Callable[..., Tensor], **more: Any) -> Callable[[Recipe, i
     )
 
 
+def _normed(attack: Callable[..., Tensor], **more: Any) -> Callable[[Recipe, int], Attack]:
+    """An iterated attack in the ball of the recipe's norm; the others are l-infinity's."""
+    return lambda recipe, steps: _iterated(attack, norm=recipe.attack_norm, **more)(recipe, steps)
+
+
 def _bounded(attack: Callable[..., Tensor]) -> Callable[[Recipe, int], Attack]:
     return lambda recipe, steps: partial(attack, epsilon=recipe.epsilon)
 
@@ -60,15 +65,15 @@ def _unbounded(attack: Callable[..., Tensor]) -> Callable[[Recipe, int], Attack]
 
 ATTACKS: dict[str, Callable[[Recipe, int], Attack]] = {
     "fgsm": _bounded(attacks.fgsm),
-    "bim": _iterated(attacks.bim, early_stop=True),
-    "pgd": _iterated(attacks.pgd, early_stop=True),
-    "pgd_long": _iterated(attacks.pgd, early_stop=True),
-    "pgd20r": _iterated(attacks.pgd, early_stop=True, restarts=RESTARTS),
+    "bim": _normed(attacks.bim, early_stop=True),
+    "pgd": _normed(attacks.pgd, early_stop=True),
+    "pgd_long": _normed(attacks.pgd, early_stop=True),
+    "pgd20r": _normed(attacks.pgd, early_stop=True, restarts=RESTARTS),
     "mim": _iterated(attacks.mim),
     "cw": _iterated(attacks.cw_linf),
     "ll": _bounded(attacks.ll),
     "ill": _iterated(attacks.ill),
-    "transfer": _iterated(attacks.pgd),
+    "transfer": _normed(attacks.pgd),
     "autoattack": _bounded(art_attacks.autoattack),
     "deepfool": _unbounded(art_attacks.deepfool),
     "cw_l2": _unbounded(art_attacks.cw_l2),
@@ -76,8 +81,6 @@ ATTACKS: dict[str, Callable[[Recipe, int], Attack]] = {
 }
 """What `evaluate` knows beside "clean": from a recipe and a number of steps to an attack. Those
 with `early_stop` count an image as lost at the first step that misleads the model."""
-
-STEPPED = ("bim", "pgd", "pgd_long", "pgd20r", "mim", "cw", "ill", "transfer")
 
 
 def evaluate(
@@ -107,7 +110,8 @@ def evaluate(
 
     Returns:
         By name: ``accuracy``, its standard error, ``images``, ``steps`` (None where an attack has
-        no number of its own) and ``seconds``.
+        no number of its own), ``mean_linf`` and ``mean_l2`` of the perturbations (DeepFool, C&W-l2
+        and JSMA have no ball to stay in) and ``seconds``.
 
     Raises:
         ValueError: an unknown name, or "transfer" without ``source``.
@@ -132,11 +136,14 @@ def evaluate(
                     attack = partial(attacks.transfer, source=source, attack=attack)
                 adversarial = attacks.in_batches(attack, size)(model, images, labels)
         share = accuracy(model, adversarial, labels)
+        change = (adversarial - images).flatten(1)
         rows[name] = {
             "accuracy": share,
             "standard_error": (share * (1 - share) / len(labels)) ** 0.5,
             "images": len(labels),
             "steps": steps,
+            "mean_linf": change.abs().amax(1).mean().item(),
+            "mean_l2": change.norm(dim=1).mean().item(),
             "seconds": time.perf_counter() - started,
         }
         if report is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -45,6 +46,8 @@ class StopRequest:
         if self._seen:
             raise KeyboardInterrupt
         self._seen = True
+        # Not print: a signal may have come while another print holds the stream.
+        os.write(2, b"stopping after this step; once more stops at once\n")
 
     def requested(self) -> bool:
         """Whether to stop here; every process gets the same answer at the same step."""

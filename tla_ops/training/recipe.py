@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,6 +17,9 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from tla_ops.training import attacks, methods
+from tla_ops.training.augment import AUGMENT
+from tla_ops.training.data import DATASETS
+from tla_ops.training.models import MODELS
 
 FOLDER = Path(__file__).parent / "recipes"
 METHODS: dict[str, Callable[..., methods.Step]] = {
@@ -28,6 +30,8 @@ ATTACKS: dict[str, Callable[..., Any]] = {
     name: getattr(attacks, name)
     for name in ("pgd", "fgsm", "bim", "mim", "ll", "ill", "cw_linf", "pgd_kl")
 }
+STEPPED = ("bim", "pgd", "pgd_long", "pgd20r", "mim", "cw", "ill", "transfer")
+"""Attacks of `tla-ops evaluate` whose number of steps a recipe's `eval_steps` has."""
 GIVEN = ("attack", "bank", "generator")
 """Keyword arguments of methods that the trainer makes from other keys."""
 
@@ -104,8 +108,11 @@ class Recipe:
         return {k: str(v) if isinstance(v, Fraction) else v for k, v in values.items()}
 
 
-CHOICES = {
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dataset": tuple(DATASETS),
+    "model": tuple(MODELS),
     "method": tuple(METHODS),
+    "augment": tuple(AUGMENT),
     "attack": tuple(ATTACKS),
     "attack_norm": ("linf", "l2"),
     "attack_mode": ("eval", "train"),
@@ -113,13 +120,19 @@ CHOICES = {
     "schedule_unit": ("steps", "epochs"),
     "precision": ("32-true", "bf16-mixed"),
     "fast_attack": ("off", "float32", "bfloat16"),
+    "norm": ("l2", "mean_square"),
 }
-LOWEST = {
-    "batch": 2, "candidates": 0, "bank": 0, "epochs": 1, "max_steps": 1, "attack_steps": 0,
-    "epsilon": 0, "attack_step": 0, "learning_rate": 0, "momentum": 0, "weight_decay": 0, "ema": 0,
-    "val_images": 0, "val_steps": 0, "val_every": 1, "checkpoint_every": 1, "log_every": 1,
-    "seed": 0,
-}  # fmt: skip
+LARGEST = 2.0**62
+# Lowest and highest value; a key that is None is left out.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("epochs", "max_steps", "val_every", "checkpoint_every"), (1, LARGEST)),
+    **dict.fromkeys(("candidates", "bank", "attack_steps", "val_images", "seed"), (0, LARGEST)),
+    **dict.fromkeys(("epsilon", "attack_step", "learning_rate", "weight_decay"), (0, LARGEST)),
+    **dict.fromkeys(("weight", "norm_weight", "adversarial_weight", "beta"), (0, LARGEST)),
+    **{"log_every": (1, LARGEST), "val_steps": (0, LARGEST), "batch": (2, LARGEST)},
+    **{"margin": (-LARGEST, LARGEST), "grad_clip": (1e-12, LARGEST), "noise": (0, 1)},
+    **{"momentum": (0, 0.9999), "ema": (0, 0.999999), "label_smoothing": (0, 1)},
+}
 
 
 def recipe_names() -> list[str]:
@@ -189,27 +202,43 @@ def method_options(method: str) -> dict[str, Any]:
 
 
 def _check(recipe: Recipe) -> None:
+    values = vars(recipe) | recipe.options
     for key, choices in CHOICES.items():
-        if getattr(recipe, key) not in choices:
+        if key in values and values[key] not in choices:
+            raise RecipeError(f"{key} must be one of {', '.join(choices)}, got {values[key]!r}")
+    for key, (lowest, highest) in RANGES.items():
+        value = values.get(key)
+        if value is not None and not lowest <= value <= highest:  # NaN is not, either
+            upper = "" if highest == LARGEST else f" and at most {highest}"
+            raise RecipeError(f"{key} must be at least {lowest}{upper}, got {value}")
+    for name, steps in recipe.eval_steps.items():
+        if name not in STEPPED or steps < 1:
             raise RecipeError(
-                f"{key} must be one of {', '.join(choices)}, got {getattr(recipe, key)!r}"
+                f"eval_steps must be numbers of steps for {', '.join(STEPPED)}, got {name}: {steps}"
             )
-    for key, lowest in LOWEST.items():
-        value = getattr(recipe, key)
-        if value is not None and not lowest <= value < math.inf:
-            raise RecipeError(f"{key} must be at least {lowest}, got {value}")
+    if not recipe.name or Path(recipe.name).name != recipe.name:
+        raise RecipeError(f"name must be a file's name, got {recipe.name!r}")
     if recipe.epochs is None and recipe.max_steps is None:
         raise RecipeError("recipe needs epochs or max_steps")
-    if not recipe.ema < 1:
-        raise RecipeError(f"ema must be below 1, got {recipe.ema}")
+    _check_method(recipe)
+
+
+def _check_method(recipe: Recipe) -> None:
+    """What the method needs, and what goes with its attack."""
     takes = inspect.signature(METHODS[recipe.method]).parameters
-    if recipe.bank and "bank" not in takes:
-        raise RecipeError(f"bank must be 0: method {recipe.method} takes none, got {recipe.bank}")
     needed = [name for name, p in takes.items()
               if p.default is p.empty and p.kind is p.KEYWORD_ONLY
               and name not in (*GIVEN, *recipe.options)]  # fmt: skip
     if needed:
         raise RecipeError(f"method {recipe.method} needs {', '.join(needed)}")
+    if recipe.bank and "bank" not in takes:
+        raise RecipeError(f"bank must be 0: method {recipe.method} takes none, got {recipe.bank}")
+    if recipe.method.startswith("tla") and not (recipe.candidates or recipe.bank):
+        raise RecipeError(f"candidates must be at least 1 for {recipe.method} without a bank")
+    if "attack" in takes and recipe.attack not in ("fgsm", "ll") and recipe.attack_steps < 1:
+        raise RecipeError(f"attack_steps must be at least 1 for {recipe.attack}")
+    if recipe.attack_norm != "linf" and recipe.attack not in ("pgd", "bim"):
+        raise RecipeError(f"attack_norm must be linf for {recipe.attack}, got {recipe.attack_norm}")
 
 
 def _flat(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -247,7 +276,10 @@ def _override(values: dict[str, Any], text: str) -> None:
         raise RecipeError(f"--set {text}: {error}") from error
     key, dot, entry = key.partition(".")
     if dot:
-        values[key] = {**(values.get(key) or {}), entry: parsed}
+        mapping = values.get(key) or {}
+        if not isinstance(mapping, dict):
+            raise RecipeError(f"--set {text}: {key} is not a mapping")
+        values[key] = {**mapping, entry: parsed}
     else:
         values[key] = parsed
 
@@ -274,6 +306,8 @@ def _converted(key: str, value: Any, kind: Any) -> Any:
             return float(value)
         if kind is int and isinstance(value, str):
             return int(value)
+        if kind is str and value is False:  # what YAML 1.1 makes of off
+            return "off"
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
     except RecipeError:

@@ -105,7 +105,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+        reader = csv.DictReader(file)
+        if reader.fieldnames is None or tuple(reader.fieldnames) != COLUMNS:
+            raise ValueError(f"{path}: not the curves of a run")
+        return [row for row in reader if None not in row.values()]
 
 
 def _text(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -8,8 +8,7 @@ numbers from the last checkpoint, whatever happened after it.
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -20,23 +19,29 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import tla_ops
 from tla_ops.training import checkpoint, runlog
-from tla_ops.training.attacks import Attack, pgd
+from tla_ops.training.attacks import pgd
 from tla_ops.training.augment import AUGMENT
 from tla_ops.training.data import Dataset, hold_out
 from tla_ops.training.evaluate import accuracy
-from tla_ops.training.fast import FastAttack
 from tla_ops.training.files import write_json
 from tla_ops.training.interrupts import StopRequest
 from tla_ops.training.methods import Batch, Step
 from tla_ops.training.models import Classifier, build
 from tla_ops.training.progress import Progress
-from tla_ops.training.recipe import ATTACKS, METHODS, Recipe
+from tla_ops.training.recipe import METHODS, Recipe
 from tla_ops.training.report import environment
+from tla_ops.training.run_parts import (
+    fingerprint,
+    make_average,
+    make_fabric,
+    make_optimizer,
+    training_attack,
+)
 
+FILES = ("last.pt", "best.pt", "metrics.csv", "result.json")
 RESUMABLE = ("max_steps", "epochs", "val_every", "checkpoint_every", "log_every", "name")
 """Keys that may differ between a run and its continuation."""
 
@@ -84,7 +89,7 @@ def train(
 
 def clear(output: Path) -> None:
     """Remove what a run has written to its folder, and the folder if nothing else is in it."""
-    for name in ("last.pt", "best.pt", "metrics.csv", "result.json"):
+    for name in FILES:
         (output / name).unlink(missing_ok=True)
     shutil.rmtree(output / "tensorboard", ignore_errors=True)
     if output.is_dir() and not any(output.iterdir()):
@@ -104,29 +109,42 @@ class Trainer:
             )
         rest, held_out = dataset.train, None
         if recipe.val_images:
+            if recipe.val_images >= len(rest):
+                raise RunError(
+                    f"val_images must be below {len(rest)} training images, got {recipe.val_images}"
+                )
             rest, held_out = hold_out(dataset.train, recipe.val_images, recipe.seed)
         self.images = rest.to(fabric.device)
         self.held_out = held_out.to(fabric.device) if held_out is not None else None
         self.steps_per_epoch = len(rest) // recipe.batch
         if self.steps_per_epoch == 0:
             raise RunError(f"batch must be at most {len(rest)} training images, got {recipe.batch}")
+        if recipe.candidates > len(rest):
+            raise RunError(
+                f"candidates must be at most {len(rest)} training images, got {recipe.candidates}"
+            )
         limits = [(recipe.epochs or 0) * self.steps_per_epoch, recipe.max_steps or 0]
         self.total = min(limit for limit in limits if limit)
 
         torch.manual_seed(self._stream("model"))
-        self.model = build(
-            recipe.model, dataset.classes, dataset.train.image_shape, **recipe.model_options
-        ).to(fabric.device)
+        shape = dataset.train.image_shape
+        try:
+            model = build(recipe.model, dataset.classes, shape, **recipe.model_options)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"model {recipe.model} for images {shape}: {error}") from error
+        self.model = model.to(fabric.device)
+        if recipe.augment == "crop_flip_colour" and shape[0] != 3:
+            raise RunError(f"augment must not be crop_flip_colour for images {shape}")
         if recipe.init_from:
             path = Path(recipe.init_from)
             checkpoint.load_weights(self.model, checkpoint.read(path), path)
         self.bank = self._bank()
-        self.average = _average(self.model, recipe.ema)
+        self.average = make_average(self.model, recipe.ema)
         self.meter = runlog.Meter(recipe.options.get("margin"), fabric.device)
         self.step = 0
         self.best: dict[str, Any] = {"score": [-1.0, -1.0], "step": 0}
         self.row: dict[str, float] = {}
-        optimizer = _optimizer(self.model, recipe)
+        optimizer = make_optimizer(self.model, recipe)
         self.optimizer: Any = optimizer
         self._restore(resume)
         training_step = TrainingStep(self.model, self._method())
@@ -135,11 +153,12 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until somebody asks to stop."""
-        if self.step < self.total:
+        path, done = self.output / "result.json", self.step >= self.total
+        if not done:
             self._loop()
         result = self._result()
-        if self.fabric.is_global_zero:
-            write_json(self.output / "result.json", result)
+        if self.fabric.is_global_zero and not (done and path.exists()):
+            write_json(path, result)
         return result
 
     def _loop(self) -> None:
@@ -160,6 +179,11 @@ class Trainer:
                         self.row = row
                         if log is not None:
                             log.write(row)
+                        if not math.isfinite(row.get("loss", 0.0)):
+                            raise RunError(
+                                f"the loss is {row['loss']} by step {self.step}: try a lower "
+                                "learning_rate or grad_clip"
+                            )
                     stopping = stop.requested()
                     if stopping or self.step == self.total or self.step % every == 0:
                         self._save()
@@ -233,9 +257,11 @@ class Trainer:
             torch.manual_seed(self._stream("validation"))
             model = self.model if self.average is None else self.average.module
             images, labels = self.held_out.images, self.held_out.labels
+            norm: Any = recipe.attack_norm
             attack = partial(
-                pgd, epsilon=recipe.epsilon, step=recipe.attack_step, steps=recipe.val_steps
-            )
+                pgd, epsilon=recipe.epsilon, step=recipe.attack_step, steps=recipe.val_steps,
+                norm=norm,
+            )  # fmt: skip
             adversarial = attack(model, images, labels)
             clean, robust = accuracy(model, images, labels), accuracy(model, adversarial, labels)
             # Nobody trains an undefended model for attacks. Where scores are equal the other
@@ -267,6 +293,7 @@ class Trainer:
             "ema": None if self.average is None else self.average.module.state_dict(),
             "ema_count": None if self.average is None else self.average.n_averaged,
             "banks": None if self.bank is None else self._of_all(self.bank.state_dict()),
+            "data": fingerprint(self.dataset.train),
             "meter": self._of_all({"sums": self.meter.sums})["sums"].sum(0),
             "best": self.best,
             "row": self.row,
@@ -289,7 +316,7 @@ class Trainer:
     def _restore(self, resume: bool) -> None:
         path = self.output / "last.pt"
         if not resume:
-            if path.exists():
+            if any((self.output / name).exists() for name in FILES):
                 raise RunError(
                     f"{self.output} holds a run: resume it, or choose another output folder"
                 )
@@ -297,6 +324,10 @@ class Trainer:
         if not path.exists():
             return
         kept = checkpoint.read(path)
+        if "optimizer" not in kept:
+            raise checkpoint.CheckpointError(
+                f"{path}: has weights alone, as best.pt: start from it by init_from"
+            )
         now = self.recipe.as_dict()
         differ = [
             f"{key} was {kept['recipe'].get(key)!r}, is {now.get(key)!r}"
@@ -305,6 +336,8 @@ class Trainer:
         ]
         if kept["world_size"] != self.fabric.world_size:
             differ.append(f"{kept['world_size']} processes, are {self.fabric.world_size}")
+        if kept["data"] != fingerprint(self.dataset.train):
+            differ.append("the training images are others")
         if differ:
             raise RunError(f"{path} is of another recipe: {'; '.join(sorted(differ))}")
         self.model.load_state_dict(kept["model"])
@@ -353,50 +386,3 @@ class Trainer:
         text = "/".join(map(str, (self.recipe.seed, *name)))
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") >> 1
-
-
-def training_attack(recipe: Recipe) -> Attack:
-    """The attack that a recipe trains against, its options bound."""
-    function = ATTACKS[recipe.attack]
-    options: dict[str, Any] = {"epsilon": recipe.epsilon, "mode": recipe.attack_mode}
-    if recipe.attack not in ("fgsm", "ll"):
-        options |= {"step": recipe.attack_step, "steps": recipe.attack_steps}
-    if recipe.attack in ("pgd", "bim"):
-        options["norm"] = recipe.attack_norm
-    attack = partial(function, **options)
-    # A twin has its batch normalisations folded, which they can be in eval mode alone.
-    if recipe.fast_attack == "off" or recipe.attack_mode != "eval":
-        return attack
-    return FastAttack(attack, dtype=getattr(torch, recipe.fast_attack), channels_last=True)
-
-
-def make_fabric(recipe: Recipe, device: str) -> Fabric:
-    kind, _, index = device.partition(":")
-    accelerator = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(kind, kind)
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    devices: Any = [int(index)] if index else local
-    # Its notes on what it chose stand in the recipe already.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=processes // local,
-        strategy="ddp" if processes > 1 else "auto",
-        precision=recipe.precision,  # type: ignore[arg-type]
-    )
-    fabric.launch()
-    return fabric
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), **options)
-    return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, **options)
-
-
-def _average(model: nn.Module, decay: float) -> AveragedModel | None:
-    if not decay:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
