@@ -63,6 +63,42 @@ class Branching(nn.Module):
         return self.norm(y) + y
 
 
+class Tied(nn.Module):
+    """One weight in two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return self.second(self.norm(self.first(x)))
+
+
+class ByName(nn.Module):
+    """A layer's weight that the forward takes itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return self.norm(self.layer(x)) + F.linear(x, self.layer.weight)
+
+
+class TwoModes(nn.Module):
+    """Another function in eval mode, where the normalisation is not there."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm = nn.Linear(6, 5), nn.BatchNorm1d(5)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return self.norm(y) if self.training else y
+
+
 class Untraceable(nn.Module):
     def __init__(self):
         super().__init__()
@@ -80,6 +116,16 @@ MODELS = {
     "reused": (Reused, (6,), 0),
     "branching": (Branching, (6,), 0),
     "untraceable": (Untraceable, (6,), 0),
+    "tied": (Tied, (6,), 0),
+    "by name": (ByName, (6,), 0),
+    "two modes": (TwoModes, (6,), 0),
+    "parametrized": (
+        lambda: nn.Sequential(
+            nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.BatchNorm1d(5)
+        ),
+        (6,),
+        0,
+    ),
     "plain": (lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), (6,), 0),
 }
 
@@ -176,6 +222,113 @@ def test_a_fast_attack_sees_every_update_and_a_new_model():
         expected = ATTACK(model, images, labels, random_start=False)
         got = attack(model, images, labels)
         assert ((got - expected).abs() < 1e-5).double().mean() > 0.99
+
+
+def close(first, second):
+    return ((first - second).abs() < 1e-5).double().mean() > 0.99
+
+
+def test_a_hooked_layer_is_not_folded():
+    model, images = lived_in(small()), torch.rand(7, 1, 8, 8)
+    model.body[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    twin = Twin(model)
+    assert len(twin._folded) == 2
+    torch.testing.assert_close(twin(images), in_eval(model, images), rtol=1e-4, atol=1e-4)
+
+
+class Inverted(nn.Module):
+    """Another function of the same weights."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return -self.inner(x)
+
+
+def test_another_function_of_the_same_weights_has_another_twin():
+    model, images, labels = lived_in(small()), torch.rand(8, 1, 8, 8), torch.arange(8)
+    plain = partial(ATTACK, random_start=False)
+    attack = FastAttack(plain)
+    for each in (model, Inverted(model), model):
+        assert close(attack(each, images, labels), plain(each, images, labels))
+    model.body[2] = nn.Softplus()
+    assert close(attack(model, images, labels), plain(model, images, labels))
+
+
+class Sequence3d(nn.Module):
+    """A batch normalisation over positions, as many as the linear layer has features."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.head(self.norm(self.layer(x[:, 0])).flatten(1))
+
+
+def test_folding_that_changes_the_function_is_left_out():
+    model, images, labels = lived_in(Sequence3d()), torch.rand(8, 1, 8, 8), torch.arange(8)
+    plain = partial(ATTACK, random_start=False)
+    attack = FastAttack(plain)
+    assert close(attack(model, images, labels), plain(model, images, labels))
+    assert attack._twin._folded == []
+
+
+class NoTwin(nn.Module):
+    """What cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = small()
+
+    def __deepcopy__(self, memo):
+        raise RuntimeError("not to be copied")
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_model_without_a_twin_is_attacked_itself():
+    model, images, labels = lived_in(NoTwin()), torch.rand(8, 1, 8, 8), torch.arange(8)
+    plain = partial(ATTACK, random_start=False)
+    attack = FastAttack(plain)
+    with pytest.warns(UserWarning, match="attacks the model itself: not to be copied"):
+        result = attack(model, images, labels)
+    assert torch.equal(result, plain(model, images, labels))
+    assert torch.equal(attack(model, images, labels), result)  # and warns once
+
+
+def test_inference_mode_neither_breaks_nor_stays():
+    model, images, labels = lived_in(small()), torch.rand(8, 1, 8, 8), torch.arange(8)
+    plain = partial(ATTACK, random_start=False)
+    attack = FastAttack(plain)
+    with torch.inference_mode():
+        assert close(attack(model, images.clone(), labels), plain(model, images, labels))
+    assert close(attack(model, images, labels), plain(model, images, labels))
+
+
+def test_a_twin_stays_in_eval_mode():
+    twin = Twin(small())
+    with pytest.raises(ValueError, match="stays in eval mode"):
+        twin.train()
+    with pytest.raises(ValueError, match="stays in eval mode"):
+        FastAttack(partial(ATTACK, mode="train"))(small(), torch.rand(2, 1, 8, 8), torch.arange(2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")
+def test_a_fresh_capture_draws_what_a_used_one_draws():
+    model = lived_in(small()).cuda()
+    images, labels = torch.rand(40, 1, 8, 8, device="cuda"), torch.arange(40, device="cuda") % 10
+    used = FastAttack(ATTACK)
+    used(model, images, labels)
+    results = []
+    for attack in (used, FastAttack(ATTACK)):
+        torch.manual_seed(3)
+        results += [attack(model, images, labels), torch.rand(4, device="cuda")]
+    assert torch.equal(results[1], results[3])
+    assert ((results[0] - results[2]).abs() < 1e-5).double().mean() > fast.AGREEMENT
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device")

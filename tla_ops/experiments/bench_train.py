@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tla_ops.training.attacks import Attack, model_mode
+from tla_ops.training.augment import AUGMENT
 from tla_ops.training.data import Dataset
 from tla_ops.training.files import write_json
 from tla_ops.training.image_set import ImageSet
@@ -30,8 +31,8 @@ from tla_ops.training.models import Classifier, build
 from tla_ops.training.progress import Progress
 from tla_ops.training.recipe import METHODS, Recipe
 from tla_ops.training.report import environment, text_table
-from tla_ops.training.run_parts import make_fabric, training_attack
-from tla_ops.training.trainer import Trainer
+from tla_ops.training.run_parts import make_fabric, make_optimizer, training_attack
+from tla_ops.training.trainer import RunError, Trainer
 
 IMAGES = 2000
 """Random images that steps take theirs from: what they show does not change how long it takes."""
@@ -85,8 +86,9 @@ def run(recipe: Recipe, repeats: int, device: str, output: Path | None = None) -
 
     Rows are written to ``output`` after each repeat, once there are two.
     """
-    fabric = make_fabric(recipe, device)
-    where = fabric.device
+    if (recipe.attack, recipe.attack_norm, recipe.attack_mode) != ("pgd", "linf", "eval"):
+        raise RunError(f"attack must be pgd, linf, in eval mode, as the others', of {recipe.name}")
+    where = make_fabric(recipe, device).device
     dataset = random_dataset(recipe, repeats)
     results: dict[str, Any] = environment(where) | {"recipe": recipe.as_dict(), "tells": TELLS}
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
@@ -146,12 +148,13 @@ def loop(
     if recipe.method != "um":
         options["attack"] = bound(pgd, recipe)
     method: Callable[[Classifier, Batch], Step] = partial(METHODS[recipe.method], **options)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    optimizer, augment = make_optimizer(model, recipe), AUGMENT[recipe.augment]
 
     def step() -> None:
         rows = torch.randint(len(images), (recipe.batch,), device=device)
+        batch = images.batch(rows, recipe.candidates, augment=augment)
         optimizer.zero_grad()
-        method(model, images.batch(rows, recipe.candidates)).loss.backward()
+        method(model, batch).loss.backward()
         optimizer.step()
 
     return step

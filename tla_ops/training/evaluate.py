@@ -129,9 +129,11 @@ def evaluate(
         steps = recipe.eval_steps.get(name, 20) if name in STEPPED else None
         adversarial = images
         if name != "clean":
-            with torch.random.fork_rng():
+            with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
                 torch.manual_seed(seed)
-                attack = ATTACKS[name](recipe, steps or 0)
+                attack: Any = ATTACKS[name](recipe, steps or 0)
+                if name == "autoattack":
+                    attack = partial(attack, seed=seed)
                 if name == "transfer" and source is not None:
                     attack = partial(attacks.transfer, source=source, attack=attack)
                 adversarial = attacks.in_batches(attack, size)(model, images, labels)

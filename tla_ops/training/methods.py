@@ -22,6 +22,7 @@ from tla_ops.training.models import Classifier
 from tla_ops.training.steps import (
     Batch,
     Step,
+    active_hinges,
     at_work,
     cross_entropy,
     nearest_negatives,
@@ -224,7 +225,7 @@ def tla_sa(
         weight=weight, norm_weight=norm_weight, margin=margin, norm=norm,
     )  # fmt: skip
     loss = cross_entropy(model.head(positive), batch.labels, label_smoothing)
-    return triplet_step(loss, triplets, bank, anchor, batch.labels)
+    return triplet_step(loss, triplets, bank, anchor, batch.labels, margin)
 
 
 def at2l(
@@ -282,4 +283,5 @@ def at2l(
         loss / (1 + adversarial_weight) + triplets.loss,
         triplets.positive_distance.mean(1),
         triplets.negative_distance,
+        active=active_hinges(triplets, margin),
     )

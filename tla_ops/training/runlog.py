@@ -23,12 +23,11 @@ COLUMNS = (
 class Meter:
     """Sums over steps that stay on the device until they are read.
 
-    ``active`` is the share of anchors with an active hinge, the distances are means over anchors:
+    ``active`` is the share of anchors with any active hinge, the distances are means over anchors:
     where they run towards each other and to 0, features collapse.
     """
 
-    def __init__(self, margin: float | None, device: torch.device) -> None:
-        self.margin = margin
+    def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(6, dtype=torch.float64, device=device)
 
     @torch.no_grad()
@@ -36,13 +35,12 @@ class Meter:
         """Count one step. No host synchronisation."""
         values = [step.loss.new_ones(()), step.loss.detach()]
         positive, negative = step.positive_distance, step.negative_distance
-        if positive is not None and negative is not None:
+        if positive is not None and negative is not None and step.active is not None:
             # A row without a negative has the distance +inf: no triplet, so not in the means.
             found = torch.isfinite(negative)
-            active = found & (positive - negative + (self.margin or 0.0) > 0)
             values += [
                 found.sum(),
-                active.sum(),
+                step.active.sum(),
                 torch.where(found, positive, 0.0).sum(),
                 torch.where(found, negative, 0.0).sum(),
             ]

@@ -35,14 +35,15 @@ class Step(NamedTuple):
 
     The distances are None for methods without triplets; ``positive_distance`` is the mean over an
     anchor's positives, and a row without a negative has a ``negative_distance`` of +inf.
-    ``features``: clean features (B, D), detached, and their labels (B,), for the method's bank:
-    enqueue them after backward.
+    ``active``: whether any of an anchor's hinges is. ``features``: clean features (B, D), detached,
+    and their labels (B,), for the method's bank: enqueue them after backward.
     """
 
     loss: Tensor
     positive_distance: Tensor | None = None
     negative_distance: Tensor | None = None
     features: tuple[Tensor, Tensor] | None = None
+    active: Tensor | None = None
 
 
 @torch.no_grad()
@@ -88,7 +89,7 @@ def tla_loss(
         weight=weight, norm_weight=norm_weight, margin=margin, norm=norm,
     )  # fmt: skip
     loss = cross_entropy(model.head(anchor), batch.labels, label_smoothing)
-    return triplet_step(loss, triplets, bank, positives[-1], batch.labels)
+    return triplet_step(loss, triplets, bank, positives[-1], batch.labels, margin)
 
 
 def nearest_negatives(model: Classifier, anchors: Tensor, batch: Batch) -> Tensor:
@@ -141,6 +142,7 @@ def triplet_step(
     bank: tla_ops.FeatureBank | None,
     clean: Tensor,
     labels: Tensor,
+    margin: float,
 ) -> Step:
     """The cross entropy ``loss`` plus, of rows with a negative, the triplets: a mean over all."""
     found = triplets.negative_index >= 0
@@ -149,7 +151,15 @@ def triplet_step(
         triplets.positive_distance.mean(1),
         triplets.negative_distance,
         None if bank is None else (clean.detach(), labels),
+        active_hinges(triplets, margin),
     )
+
+
+@torch.no_grad()
+def active_hinges(triplets: tla_ops.TripletLossDetails, margin: float) -> Tensor:
+    """(B,): whether any of the anchor's hinges is above 0; False without a negative."""
+    hinges = triplets.positive_distance - triplets.negative_distance[:, None] + margin
+    return (hinges > 0).any(1)
 
 
 def noisy(images: Tensor, noise: Fraction, generator: torch.Generator | None) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import tla_ops
 from tla_ops.training import checkpoint, runlog
-from tla_ops.training.attacks import pgd
+from tla_ops.training.attacks import in_batches, pgd
 from tla_ops.training.augment import AUGMENT
 from tla_ops.training.data import Dataset, hold_out
 from tla_ops.training.evaluate import accuracy
@@ -42,7 +42,9 @@ from tla_ops.training.run_parts import (
 )
 
 FILES = ("last.pt", "best.pt", "metrics.csv", "result.json")
-RESUMABLE = ("max_steps", "epochs", "val_every", "checkpoint_every", "log_every", "name")
+RESUMABLE = (
+    *("max_steps", "epochs", "val_every", "checkpoint_every", "log_every", "name", "eval_steps"),
+)
 """Keys that may differ between a run and its continuation."""
 
 
@@ -83,7 +85,8 @@ def train(
             way.
     """
     fabric = make_fabric(recipe, device)
-    with torch.random.fork_rng():
+    on_gpu = fabric.device.type == "cuda"
+    with torch.random.fork_rng(devices=[fabric.device] if on_gpu else []):
         return Trainer(fabric, recipe, dataset, output, resume).run()
 
 
@@ -94,6 +97,16 @@ def clear(output: Path) -> None:
     shutil.rmtree(output / "tensorboard", ignore_errors=True)
     if output.is_dir() and not any(output.iterdir()):
         output.rmdir()
+
+
+def _tidy(output: Path, step: int) -> None:
+    """Remove what a run that was killed in the midst of writing left, and, where there was no
+    checkpoint to go on from, what it had found before."""
+    for name in FILES:
+        for part in output.glob(f".{name}.*"):
+            part.unlink()
+        if step == 0 and name in ("best.pt", "result.json"):
+            (output / name).unlink(missing_ok=True)
 
 
 class Trainer:
@@ -135,12 +148,12 @@ class Trainer:
         self.model = model.to(fabric.device)
         if recipe.augment == "crop_flip_colour" and shape[0] != 3:
             raise RunError(f"augment must not be crop_flip_colour for images {shape}")
-        if recipe.init_from:
+        if recipe.init_from and not (resume and (output / "last.pt").exists()):
             path = Path(recipe.init_from)
             checkpoint.load_weights(self.model, checkpoint.read(path), path)
         self.bank = self._bank()
         self.average = make_average(self.model, recipe.ema)
-        self.meter = runlog.Meter(recipe.options.get("margin"), fabric.device)
+        self.meter = runlog.Meter(fabric.device)
         self.step = 0
         self.best: dict[str, Any] = {"score": [-1.0, -1.0], "step": 0}
         self.row: dict[str, float] = {}
@@ -163,6 +176,8 @@ class Trainer:
 
     def _loop(self) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
+        if self.fabric.is_global_zero:
+            _tidy(self.output, self.step)
         main, every = self.fabric.is_global_zero, self.recipe.checkpoint_every
         log = runlog.RunLog(self.output, self.step) if main else None
         self._clock = time.perf_counter(), self.step
@@ -198,15 +213,21 @@ class Trainer:
         recipe, rank = self.recipe, self.fabric.global_rank
         torch.manual_seed(self._stream("step", self.step, rank))
         rows = self._rows()
-        batch = self.images.batch(rows, recipe.candidates, augment=AUGMENT[recipe.augment])
+        candidates = 0 if recipe.bank else recipe.candidates
+        batch = self.images.batch(rows, candidates, augment=AUGMENT[recipe.augment])
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         result = self.training_step(batch)
         self.optimizer.zero_grad()
         self.fabric.backward(result.loss)
         if recipe.grad_clip is not None:
+            # Without a look at the norm, which would wait for the device: a lost loss is seen where
+            # it is logged.
             self.fabric.clip_gradients(
-                self.training_step, self.optimizer, max_norm=recipe.grad_clip
+                self.training_step,
+                self.optimizer,
+                max_norm=recipe.grad_clip,
+                error_if_nonfinite=False,
             )
         self.optimizer.step()
         if self.bank is not None and result.features is not None:
@@ -262,7 +283,7 @@ class Trainer:
                 pgd, epsilon=recipe.epsilon, step=recipe.attack_step, steps=recipe.val_steps,
                 norm=norm,
             )  # fmt: skip
-            adversarial = attack(model, images, labels)
+            adversarial = in_batches(attack, 500)(model, images, labels)
             clean, robust = accuracy(model, images, labels), accuracy(model, adversarial, labels)
             # Nobody trains an undefended model for attacks. Where scores are equal the other
             # accuracy decides, then the earlier step stays.
