@@ -59,8 +59,9 @@ scaling: $(VENV)/.installed ## mining's cost on the processor against sizes and 
 	$(BIN)/python benchmarks/render.py
 
 .PHONY: bench-train
-bench-train: $(VENV)/.installed ## training steps beside a plain loop and a public trainer's; docs/training.md
+bench-train: $(VENV)/.installed ## training steps beside a plain loop and a public trainer's, attacks beside ART's; docs/training.md
 	$(BIN)/python benchmarks/bench_train.py
+	$(BIN)/python benchmarks/bench_attacks.py
 	$(BIN)/python benchmarks/render.py
 
 .PHONY: short-runs

@@ -80,7 +80,8 @@ def train(
         device: auto, cpu, cuda or cuda:N. Under ``torchrun`` each process takes its own.
 
     Raises:
-        RunError: ``output`` holds a run and ``resume`` is not set, or one of another recipe.
+        RunError: ``output`` holds a run and ``resume`` is not set, or one of another recipe or of
+            other images; the recipe does not fit the images; the loss is no longer finite.
         KeyboardInterrupt: after SIGINT or SIGTERM, once ``last.pt`` holds the step that was under
             way.
     """
