@@ -228,3 +228,15 @@ def test_real_tiny_imagenet():
     red, green, blue = dataset.train.stored.unbind(1)
     grey = ((red == green) & (green == blue)).flatten(1).all(1)
     assert 0 < grey.sum() < 0.1 * len(grey)
+
+
+def test_the_verbs_show_what_is_being_read(mnist, capsys):
+    from tla_ops.commands.shared import CommandError, load_data
+
+    dataset = load_data("tla-ops train", "mnist", str(mnist()))
+    assert len(dataset.train) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.strip() == "reading mnist: 5/5"
+    with pytest.raises(CommandError, match="must hold train-00000"):
+        load_data("tla-ops train", "cifar10", str(mnist()))

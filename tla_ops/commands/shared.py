@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 from collections.abc import Callable
@@ -113,11 +114,20 @@ def load_data(name: str, dataset: str, folder: str | None) -> Any:
     if folder == "hub" and dataset != "digits":
         need(name, "huggingface_hub")
     from tla_ops.training import data
+    from tla_ops.training.progress import Progress
 
-    try:
-        return data.load(dataset, folder)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    with contextlib.ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def progress(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Progress(f"reading {dataset}", total)))
+            bars[0].update(steps=done - bars[0].done)
+
+        try:
+            return data.load(dataset, folder, progress=progress)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
 
 
 def at_least(lowest: int, highest: float = float("inf")) -> Callable[[str], int]:

@@ -32,11 +32,11 @@ class Progress:
             )
         return self
 
-    def update(self, note: str = "") -> None:
-        """Count one more step, with a short remark on where things stand."""
-        self.done += 1
+    def update(self, note: str = "", steps: int = 1) -> None:
+        """Count one more step, or several, with a short remark on where things stand."""
+        self.done += steps
         if self._bar is not None:
-            self._bar.update(self._task, advance=1, note=note)
+            self._bar.update(self._task, advance=steps, note=note)
             return
         now = time.monotonic()
         if self.quiet:
