@@ -233,10 +233,10 @@ def test_real_tiny_imagenet():
 def test_the_verbs_show_what_is_being_read(mnist, capsys):
     from tla_ops.commands.shared import CommandError, load_data
 
-    dataset = load_data("tla-ops train", "mnist", str(mnist()))
+    dataset = load_data("tla-ops train", "mnist", str(mnist("mnist")))
     assert len(dataset.train) == 3
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.strip() == "reading mnist: 5/5"
     with pytest.raises(CommandError, match="must hold train-00000"):
-        load_data("tla-ops train", "cifar10", str(mnist()))
+        load_data("tla-ops train", "cifar10", str(mnist("mnist")))
