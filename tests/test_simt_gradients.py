@@ -216,7 +216,9 @@ def test_kinks(simt, metric):
             upstream = torch.tensor(1.0)
             *_, gradients = autograd64(a, p, c, upstream, **call)
             got = backward(simt, upstream, a, p, c, **call, seed=n)
-            if margin == 2.0 or metric != "euclidean":  # whose gap float32 rounds
+            # A gap with a root in it is rounded, in one way here and in another there: not a hinge
+            # at 0.
+            if margin == 2.0 or (4 * gap.item()).is_integer():
                 check(got, gradients)
 
 
