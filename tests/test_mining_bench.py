@@ -404,8 +404,8 @@ def test_slow_peers_have_a_case_of_their_own_on_a_gpu(bench, impls):
 
 
 def test_long_calls_sit_out_after_three_turns(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "LONG_MS", 2.0)
-    add_peer(monkeypatch, bench, lambda p: lambda: time.sleep(0.02) or none_at_all(p)())
+    monkeypatch.setattr(bench, "LONG_MS", 150.0)
+    add_peer(monkeypatch, bench, lambda p: lambda: time.sleep(0.2) or none_at_all(p)())
     _, rows = run_case(bench, tmp_path, "--only", "mm,planted", "--samples", "5")
     assert rows["mine_exact", "planted"]["repeats"] == 3
     assert rows["mine_exact", "mm"]["repeats"] == 5
