@@ -309,6 +309,17 @@ def test_inference_mode_neither_breaks_nor_stays():
     assert close(attack(model, images, labels), plain(model, images, labels))
 
 
+def test_autocast_is_not_taken_for_another_function():
+    model, images, labels = lived_in(small()), torch.rand(8, 1, 8, 8), torch.arange(8)
+    seen = []
+    model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    attack = FastAttack(ATTACK, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        attack(model, images, labels)
+    assert seen[0] == torch.float32  # the model's own logits, which the twin's are compared with
+    assert attack._twin is not None
+
+
 def test_a_twin_stays_in_eval_mode():
     twin = Twin(small())
     with pytest.raises(ValueError, match="stays in eval mode"):

@@ -176,7 +176,12 @@ def _agreeing(model: nn.Module, images: Tensor, options: dict[str, Any]) -> Twin
     """A twin that gives the model's logits, folded if that one does."""
     some = images[:8].clone()
     reason = "its logits are not the model's"
-    with model_mode(model, "eval"), torch.random.fork_rng(devices=_devices(images)):
+    with (
+        model_mode(model, "eval"),
+        torch.random.fork_rng(devices=_devices(images)),
+        # Whose rounding would be taken for another function.
+        torch.autocast(images.device.type, enabled=False),
+    ):
         expected = model(some).float()
         for fold in (True, False):
             try:
