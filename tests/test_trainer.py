@@ -232,6 +232,24 @@ def test_bfloat16_trains(digits, tmp_path):
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
+def test_the_attack_has_whole_images_whatever_the_steps_precision(digits, tmp_path):
+    made = recipe("digits-at", "precision=bf16-mixed", "fast_attack=off", "epsilon=8/255")
+    run = trainer.Trainer(make_fabric(made, "cpu"), made, digits, tmp_path, False)
+    attack, seen = run.training_step.module.method.keywords["attack"], []
+
+    def watched(model, images, labels):
+        adversarial = attack(model, images, labels)
+        seen.append((images, adversarial))
+        return adversarial
+
+    run.training_step.module.method.keywords["attack"] = watched
+    run.train_step()
+    ((images, adversarial),) = seen
+    assert images.dtype == adversarial.dtype == torch.float32
+    assert torch.equal(images * 16, (images * 16).round())  # the digits' grey levels, unrounded
+    assert 0.03 < (adversarial - images).abs().max() <= 8 / 255 + 1e-7
+
+
 def test_a_bank_is_fed_and_used(digits, tmp_path):
     made = recipe("digits-tla", "bank=64", "candidates=0")
     run = trainer.Trainer(make_fabric(made, "cpu"), made, digits, tmp_path, False)

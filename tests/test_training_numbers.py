@@ -150,8 +150,8 @@ def test_augmentation_is_the_recipes(name, augment, start):
     run.train_step()
     torch.manual_seed(run._stream("step", 0, 0))
     expected = run.images.batch(rows, 30, augment=augment)
-    assert all(torch.equal(a, b) for a, b in zip(seen[0], expected, strict=True))
-    assert torch.equal(seen[0].images, run.images.take(rows)) == (augment is None)
+    assert all(torch.equal(a, b) for a, b in zip(seen[0].batch, expected, strict=True))
+    assert torch.equal(seen[0].batch.images, run.images.take(rows)) == (augment is None)
 
 
 def test_every_step_of_every_process_draws_its_own_numbers(start, monkeypatch):

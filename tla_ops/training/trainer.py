@@ -52,6 +52,15 @@ class RunError(ValueError):
     """A run that cannot start: what its folder holds or asks for does not fit."""
 
 
+class Whole:
+    """A batch that Fabric hands on as it is: it would round the images to the step's precision,
+    where 8/255 is no longer 8/255.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+
 class TrainingStep(nn.Module):
     """Model and method as one module, whose forward is a step's loss: DDP sees one call a step."""
 
@@ -60,8 +69,8 @@ class TrainingStep(nn.Module):
         self.model = model
         self.method = method
 
-    def forward(self, batch: Batch) -> Step:
-        return self.method(self.model, batch)
+    def forward(self, whole: Whole) -> Step:
+        return self.method(self.model, whole.batch)
 
 
 def train(
@@ -218,7 +227,7 @@ class Trainer:
         batch = self.images.batch(rows, candidates, augment=AUGMENT[recipe.augment])
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        result = self.training_step(batch)
+        result = self.training_step(Whole(batch))
         self.optimizer.zero_grad()
         self.fabric.backward(result.loss)
         if recipe.grad_clip is not None:
