@@ -1,0 +1,99 @@
+"""One experiment's ``metrics.json`` as Markdown, and the words that its HTML shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from tla_ops.experiments.tables import escaped, markdown
+
+LABELS = {
+    "smoke": "Smoke run: not a result",
+    "short": "Short run: less training or fewer images than in the paper",
+    "full": "Full run",
+}
+
+
+def page(metrics: dict[str, Any]) -> str:
+    """The Markdown of one experiment: title, source, budget and notes, tables, figures as image
+    links relative to ``metrics.json``, what it ran, and a line of hardware, seconds and date.
+    """
+    head = [part for part in (metrics.get("source"), metrics["experiment"]) if part]
+    blocks = [
+        f"# {escaped(metrics['title'])}",
+        ", ".join(map(escaped, head)),
+        "\n".join(f"**{escaped(text)}.**" for text in labels(metrics)),
+        _items(metrics.get("notes")),
+        *(markdown(table).rstrip() for table in metrics["tables"]),
+        *(_image(figure) for figure in metrics.get("figures") or ()),
+        "## What ran",
+        *(_part(part) for part in metrics.get("parts") or ()),
+        escaped(made(metrics)),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _items(texts: list[str] | None, indent: str = "") -> str:
+    return "\n".join(f"{indent}- {escaped(text)}" for text in texts or ())
+
+
+def _image(figure: dict[str, Any]) -> str:
+    alt = escaped(figure.get("alt") or "").replace("[", r"\[").replace("]", r"\]")
+    caption = escaped(figure.get("caption") or "")
+    return f"![{alt}]({quote(figure['file'])})" + (f"\n\n{caption}" if caption else "")
+
+
+def _part(part: dict[str, Any]) -> str:
+    lines = [_items(part.get("notes"))]
+    for run in part.get("runs") or ():
+        lines += [f"- {escaped(run_line(run))}", _items(run.get("changed"), "  ")]
+    return "\n".join([f"{escaped(described(part))}\n", *filter(None, lines)]).rstrip()
+
+
+def labels(metrics: dict[str, Any]) -> list[str]:
+    """What a reader has to know before the numbers: the budget, and whether all parts finished."""
+    budget = metrics["budget"]
+    unfinished = [] if metrics["complete"] else ["Incomplete: not all of its parts finished"]
+    return [LABELS.get(budget, f"{budget.capitalize()} run"), *unfinished]
+
+
+def described(part: dict[str, Any]) -> str:
+    """A part's data set, what it stands in for, and how many test images there were."""
+    text = part["dataset"]
+    if part.get("stands_in_for"):
+        text += f" in place of {part['stands_in_for']}"
+    return text if part.get("images") is None else f"{text}, {part['images']} test images"
+
+
+def run_line(run: dict[str, Any]) -> str:
+    """A run's name, steps, time, seed and checkpoint, those that it has."""
+    facts = [run.get("name") or run["method"]]
+    facts += [f"{run['steps']} steps"] if run.get("steps") is not None else []
+    facts += [duration(run["seconds"])] if run.get("seconds") is not None else []
+    facts += [f"seed {run['seed']}"] if run.get("seed") is not None else []
+    facts += [run["checkpoint"]] if run.get("checkpoint") else []
+    return ", ".join(facts)
+
+
+def made(metrics: dict[str, Any]) -> str:
+    """On what, with what, how long and when."""
+    return "; ".join(f"{name} {value}" if name else value for name, value in facts(metrics))
+
+
+def facts(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(name, text) of the environment's entries, then of the time that it took."""
+    for name, value in (metrics.get("environment") or {}).items():
+        if value is not None:
+            yield ("" if name == "machine" else name), str(value)
+    if metrics.get("seconds") is not None:
+        yield "took", duration(metrics["seconds"])
+
+
+def duration(seconds: float) -> str:
+    """``12.3 s``, ``4 min 5 s`` or ``3 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
