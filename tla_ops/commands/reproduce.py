@@ -1,0 +1,205 @@
+"""`tla-ops reproduce`"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tla_ops.commands.shared import (
+    EXTRAS,
+    BadUsage,
+    CommandError,
+    Outcome,
+    add_data,
+    add_verb,
+    any_device,
+    at_least,
+    check_folder,
+    finish,
+    found_device,
+    load_data,
+    need,
+)
+
+WORDS = {
+    "smoke": "a minute, on the embedded digits",
+    "short": "less training and fewer images",
+    "full": "as the paper",
+}
+
+
+def add(verbs: Any) -> None:
+    parser = add_verb(
+        verbs,
+        "reproduce",
+        "Make a table or a figure of the papers, the paper's numbers beside ours.",
+        "tla-ops reproduce --list",
+        "tla-ops reproduce tla/table1",
+        "tla-ops reproduce tla/table1 --budget short --datasets mnist --data data",
+        "tla-ops reproduce tla/table1 --budget short --datasets mnist --data data \\",
+        "    --set model_options.width=0.25 --set max_steps=600 --images 500",
+        "tla-ops reproduce tla/table5 tla/fig5 --budget full --data hub --device cuda",
+        "tla-ops reproduce tla && tla-ops report runs/reproduce",
+    )
+    option = parser.add_argument
+    option(
+        "targets", nargs="*", metavar="TARGET", help="tables and figures; tla: all of that paper's"
+    )
+    option("--list", action="store_true", help="list the targets and what they need, and stop")
+    option(
+        "--budget",
+        choices=list(WORDS),
+        default="smoke",
+        help="; ".join(f"{name}: {what}" for name, what in WORDS.items()) + " (default: smoke)",
+    )
+    option(
+        "--datasets",
+        type=lambda text: list(dict.fromkeys(name.strip() for name in text.split(","))),
+        metavar="NAME,...",
+        help="of digits, mnist, cifar10, tiny-imagenet, cats-vs-dogs (default: digits, in place of "
+        "the paper's first, for smoke; the paper's own for short and full)",
+    )
+    add_data(parser)
+    option(
+        "--output",
+        type=Path,
+        default=Path("runs/reproduce"),
+        metavar="DIR",
+        help="folder for results, and for checkpoints and evaluations, which are used again "
+        "(default: %(default)s)",
+    )
+    option("--images", type=at_least(10), metavar="N", help="test images, over the budget's number")
+    option(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another value for a key of every recipe that has it; may be repeated",
+    )
+    option("--seed", type=at_least(0), default=0, help="of trainings and attacks (default: 0)")
+    option("--device", type=any_device, default="auto", help="auto, cpu, cuda, cuda:1")
+    finish(parser, "reproduce", run)
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    from tla_ops.experiments.targets import TARGETS, chosen
+
+    if args.list:
+        return Outcome({name: _about(target) for name, target in TARGETS.items()}, _listing)
+    if not args.targets:
+        raise BadUsage("needs a TARGET: `tla-ops reproduce --list` lists them")
+    try:
+        targets = chosen(args.targets)
+    except ValueError as error:
+        raise BadUsage(str(error)) from error
+    _check_datasets(args, targets)
+    need(args.name, "yaml", "lightning", "sklearn", "matplotlib")
+    need(args.name, *{extra for target in targets for extra in target.extras})
+    check_folder(args.output)
+    from tla_ops.experiments.budget import load_budget
+    from tla_ops.experiments.lab import Lab
+    from tla_ops.experiments.target import make
+    from tla_ops.training import recipe as recipes
+    from tla_ops.training.checkpoint import CheckpointError
+    from tla_ops.training.trainer import RunError
+
+    for override in args.set:
+        _check_override(override)
+    lab = Lab(
+        load_budget(args.budget),
+        args.output,
+        lambda name: load_data(args.name, name, args.data),
+        datasets=args.datasets,
+        device=found_device(args.device),
+        overrides=args.set,
+        images=args.images,
+        seed=args.seed,
+    )
+    made = {}
+    for target in targets:
+        lab.say(f"{target.name}: {target.title}")
+        try:
+            made[target.name] = make(target, lab)
+        except recipes.RecipeError as error:
+            raise BadUsage(str(error)) from error
+        except (RunError, CheckpointError) as error:
+            raise CommandError(str(error)) from error
+        lab.say(f"{target.name}: done in {made[target.name]['seconds']:.1f} s")
+    return Outcome(made, lambda: _text(made, args.output))
+
+
+def _check_datasets(args: argparse.Namespace, targets: list[Any]) -> None:
+    from tla_ops.experiments.lab import STAND_IN
+
+    for target in targets:
+        known = (STAND_IN, *target.datasets)
+        if args.datasets is not None and not set(args.datasets) & set(known):
+            raise BadUsage(
+                f"--datasets must have one of {', '.join(known)} for {target.name}, "
+                f"got {','.join(args.datasets)}"
+            )
+    every = {STAND_IN, *(name for target in targets for name in target.datasets)}
+    unknown = set(args.datasets or ()) - every
+    if unknown:
+        raise BadUsage(
+            f"--datasets must be among {', '.join(sorted(every))}, got {sorted(unknown)[0]}"
+        )
+
+
+def _check_override(override: str) -> None:
+    """A key that no recipe has is a mistake; one that some lack is not."""
+    from tla_ops.training import recipe as recipes
+
+    key = override.partition("=")[0].partition(".")[0]
+    known = {
+        name
+        for printed in map(recipes.load_recipe, recipes.recipe_names())
+        for name in printed.as_dict()
+    } - {"name", "dataset", "method", "seed", "init_from"}
+    known |= {name for method in recipes.METHODS for name in recipes.method_options(method)}
+    if "=" not in override or key not in known:
+        raise BadUsage(f"--set must be KEY=VALUE, KEY one of {', '.join(sorted(known))}, "
+                       f"got {override!r}")  # fmt: skip
+
+
+def _about(target: Any) -> dict[str, Any]:
+    return {
+        "title": target.title,
+        "datasets": list(target.datasets),
+        "methods": list(target.methods),
+        "extras": [EXTRAS[name][1] for name in target.extras],
+    }
+
+
+def _listing() -> str:
+    from tla_ops.experiments.targets import TARGETS
+    from tla_ops.training.report import text_table
+
+    rows = [
+        [
+            name,
+            target.title.ljust(max(len(other.title) for other in TARGETS.values())),
+            ", ".join(target.datasets),
+            ", ".join(target.methods),
+            f"[{EXTRAS[target.extras[0]][1]}]" if target.extras else "-",
+        ]
+        for name, target in TARGETS.items()
+    ]
+    return "\n".join(
+        [
+            text_table(["target", "what", "data", "trains", "extra"], rows),
+            "",
+            *(f"--budget {name}: {what}" for name, what in WORDS.items()),
+        ]
+    )
+
+
+def _text(made: dict[str, Any], output: Path) -> str:
+    from tla_ops.experiments.page import page
+
+    pages = [page(metrics) for metrics in made.values()]
+    places = [
+        str(output / metrics["budget"] / name.replace("/", "-")) for name, metrics in made.items()
+    ]
+    return "\n\n".join([*pages, "\n".join(f"written to {place}" for place in places)])

@@ -1,0 +1,339 @@
+"""What reproductions share: data, checkpoints, adversarial images and accuracies, each made once.
+
+Everything made is a file under one folder, named by what decides its numbers, so that a second run,
+or another table that needs the same, finds it:
+
+- ``checkpoints/RECIPE-KEY/``: a run of :mod:`tla_ops.training.trainer`; an interrupted one goes on;
+- ``evaluations/KEY.json``: one model under one attack;
+- ``adversarial/KEY.pt``: the images of one attack, where more than their accuracy is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tla_ops.experiments.budget import Budget
+from tla_ops.experiments.threat import SLOW, Threat
+from tla_ops.training import attacks, checkpoint, trainer
+from tla_ops.training.attacks import model_mode
+from tla_ops.training.data import Dataset, hold_out
+from tla_ops.training.evaluate import accuracy
+from tla_ops.training.files import plain, write_atomically, write_json
+from tla_ops.training.image_set import ImageSet
+from tla_ops.training.models import Classifier
+from tla_ops.training.recipe import Recipe, load_recipe
+from tla_ops.training.run_parts import fingerprint
+
+STAND_IN = "digits"
+"""Embedded in scikit-learn; takes the place of a target's first data set where none is given."""
+FINE_TUNED = {"tiny-imagenet": "at"}
+"""TLA models that the paper fine-tunes, and the method whose model they start from."""
+
+
+class Setting(NamedTuple):
+    """A data set to work on, and the paper's whose place it takes: mostly itself."""
+
+    dataset: str
+    paper: str
+
+
+class Trained(NamedTuple):
+    """A checkpoint, its model in eval mode on the lab's device, and the recipe it was made by."""
+
+    name: str
+    model: Classifier
+    recipe: Recipe
+    digest: str
+
+
+class Lab:
+    """Where reproductions are made.
+
+    Args:
+        budget: how much work.
+        output: the folder.
+        datasets: names in `tla_ops.training.data.DATASETS`; None: the stand-in for "smoke", the
+            paper's own otherwise.
+        load: gives a data set by its name.
+        device: cpu, cuda or cuda:N.
+        overrides: ``key=value``, for every recipe; a key that a recipe's method lacks is left out.
+        images: test images that are attacked, over the budget's.
+        seed: of trainings and attacks.
+        say: is told what is being done, a line each.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        output: Path,
+        load: Callable[[str], Dataset],
+        *,
+        datasets: Sequence[str] | None = None,
+        device: str = "cpu",
+        overrides: Iterable[str] = (),
+        images: int | None = None,
+        seed: int = 0,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.budget = budget if images is None else replace(budget, images=images)
+        self.output = output
+        self.datasets = datasets
+        self.device = torch.device(device)
+        self.overrides = tuple(overrides)
+        self.seed = seed
+        self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self._load = load
+        self._datasets: dict[str, Dataset] = {}
+        self._trained: dict[str, Trained] = {}
+        self.parts: dict[str, dict[str, Any]] = {}
+
+    def begin(self) -> None:
+        """Forget which data and runs were asked for: :attr:`parts` is a target's own."""
+        self.parts = {}
+
+    def settings(self, papers: Sequence[str]) -> list[Setting]:
+        """The data sets to work on, of the paper's ones for a target."""
+        chosen = self.datasets
+        if chosen is None:
+            chosen = [STAND_IN] if self.budget.name == "smoke" else papers
+        return [
+            Setting(name, papers[0] if name == STAND_IN else name)
+            for name in chosen
+            if name in papers or name == STAND_IN
+        ]
+
+    def dataset(self, name: str) -> Dataset:
+        if name not in self._datasets:
+            self._datasets[name] = self._load(name)
+        return self._datasets[name]
+
+    def recipe(self, dataset: str, method: str, *variation: str) -> Recipe:
+        """The recipe ``DATASET-METHOD`` as this lab runs it: the budget's keys, then the target's
+        ``variation``, then the user's over it.
+        """
+        printed = load_recipe(f"{dataset}-{method}")
+        known = printed.as_dict() | vars(printed)
+        # A variation may be of another network, whose options are its own.
+        other_model = any(_key(override) == "model" for override in variation)
+        given = [*self.budget.overrides(dataset), *variation, *self.overrides]
+        kept = [
+            override
+            for override in given
+            if _key(override) in known
+            and not (_key(override) == "candidates" and not printed.candidates)
+            and not (_key(override) == "model_options" and other_model)
+        ]
+        own = ["model_options={}"] if other_model else []
+        return load_recipe(printed.name, [f"seed={self.seed}", *own, *kept])
+
+    def trained(self, setting: Setting, method: str, *variation: str) -> Trained:
+        """The model of ``DATASET-METHOD`` and a ``variation`` of its recipe: found, or trained."""
+        start = _start(setting.dataset, method)
+        if start is not None:
+            self.trained(setting, start)
+        recipe, folder = self._place(setting.dataset, method, *variation)
+        if not (folder / "result.json").exists():
+            self.say(f"training {recipe.name} ({folder.name})")
+            began = time.perf_counter()
+            trainer.train(
+                recipe, self.dataset(setting.dataset), folder, resume=True, device=str(self.device)
+            )
+            write_json(folder / "seconds.json", {"seconds": time.perf_counter() - began})
+        made = self._trained.get(folder.name)
+        if made is None:
+            path = folder / "best.pt"
+            model, _ = checkpoint.read_model(path)
+            digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            made = Trained(recipe.name, model.to(self.device), recipe, digest)
+            self._trained[folder.name] = made
+        self._record(setting, made, folder)
+        return made
+
+    def test(self, setting: Setting, slow: bool = False) -> ImageSet:
+        """Test images that are attacked, on the lab's device: a fixed, stratified choice."""
+        count = self.budget.images
+        if slow and self.budget.slow_images is not None:
+            count = min(self.budget.slow_images, count or self.budget.slow_images)
+        return self._some(setting, self.dataset(setting.dataset).test, count)
+
+    def pool(self, setting: Setting) -> ImageSet:
+        """Training images whose features others are compared with, on the lab's device."""
+        return self._some(setting, self.dataset(setting.dataset).train, self.budget.pool)
+
+    def accuracy(
+        self,
+        trained: Trained,
+        threat: Threat,
+        images: ImageSet,
+        source: Trained | None = None,
+    ) -> dict[str, Any]:
+        """Accuracy under an attack, as `tla_ops.training.evaluate.evaluate` has its rows, and
+        ``threat``, the attack's numbers within the budget.
+        """
+        threat = threat.within(self.budget)
+        path = self._path("evaluations", trained, threat, images, source, ".json")
+        if path.exists():
+            return dict(json.loads(path.read_text()))
+        started = time.perf_counter()
+        adversarial = self._attacked(trained, threat, images, source)
+        share = accuracy(trained.model, adversarial, images.labels)
+        change = (adversarial - images.images).flatten(1)
+        row = {
+            "model": trained.name,
+            "threat": threat.as_dict(),
+            "accuracy": share,
+            "standard_error": (share * (1 - share) / len(images)) ** 0.5,
+            "images": len(images),
+            "mean_linf": change.abs().amax(1).mean().item(),
+            "mean_l2": change.norm(dim=1).mean().item(),
+            "seconds": time.perf_counter() - started,
+        }
+        write_json(path, row)
+        effort = f" {threat.effort()}" if threat.effort() else ""
+        self.say(f"{trained.name}: {threat.kind}{effort}: {share:.2%} ({row['seconds']:.1f} s)")
+        return dict(plain(row))
+
+    def adversarial(self, trained: Trained, threat: Threat, images: ImageSet) -> Tensor:
+        """Adversarial images (N, C, H, W) on the lab's device."""
+        threat = threat.within(self.budget)
+        path = self._path("adversarial", trained, threat, images, None, ".pt")
+        if path.exists():
+            kept: Tensor = torch.load(path, map_location=self.device, weights_only=True)
+            return kept
+        self.say(f"{trained.name}: {len(images)} images under {threat.kind} {threat.effort()}")
+        adversarial = self._attacked(trained, threat, images, None)
+        write_atomically(path, lambda file: torch.save(adversarial.cpu(), file))
+        return adversarial
+
+    def features(self, trained: Trained, images: Tensor | ImageSet) -> Tensor:
+        """Penultimate features (N, D) in eval mode."""
+        return self._forwarded(trained, images, trained.model.features)
+
+    def predictions(self, trained: Trained, images: Tensor | ImageSet) -> Tensor:
+        """Classes (N,) in eval mode."""
+        return self._forwarded(trained, images, trained.model).argmax(1)
+
+    @torch.no_grad()
+    def _forwarded(
+        self, trained: Trained, images: Tensor | ImageSet, function: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        take = images.take if isinstance(images, ImageSet) else images.__getitem__
+        rows = torch.arange(len(images), device=self.device).split(self.batch)
+        with model_mode(trained.model, "eval"):
+            return torch.cat([function(take(part)) for part in rows])
+
+    @cached_property
+    def batch(self) -> int:
+        """Images at a time."""
+        return 1000 if self.device.type == "cuda" else 200
+
+    def _attacked(
+        self, trained: Trained, threat: Threat, images: ImageSet, source: Trained | None
+    ) -> Tensor:
+        attack = threat.attack(self.seed, None if source is None else source.model)
+        if threat.kind not in SLOW:  # ART's take batches of their own
+            attack = attacks.in_batches(attack, self.batch)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.seed)
+            return attack(trained.model, images.images, images.labels)
+
+    def _some(self, setting: Setting, images: ImageSet, count: int | None) -> ImageSet:
+        if count is not None and count < len(images):
+            images = hold_out(images, count)[1]
+        return images.to(self.device)
+
+    def _path(
+        self,
+        kind: str,
+        trained: Trained,
+        threat: Threat,
+        images: ImageSet,
+        source: Trained | None,
+        suffix: str,
+    ) -> Path:
+        about = {
+            "threat": threat.as_dict(),
+            "model": trained.digest,
+            "source": None if source is None else source.digest,
+            "seed": self.seed,
+        }
+        key = _digest(about, fingerprint(images))
+        return self.output / kind / f"{trained.name}-{threat.kind}-{key[:12]}{suffix}"
+
+    def _place(self, dataset: str, method: str, *variation: str) -> tuple[Recipe, Path]:
+        """The recipe and the folder of its run, named by all that decides the weights."""
+        recipe, before = self.recipe(dataset, method, *variation), None
+        start = _start(dataset, method)
+        if start is not None:
+            before = self._place(dataset, start)[1]
+        key = _digest(
+            recipe.as_dict(),
+            fingerprint(self.dataset(dataset).train),
+            None if before is None else before.name,
+        )
+        if before is not None:
+            recipe = replace(recipe, init_from=str(before / "best.pt"))
+        return recipe, self.output / "checkpoints" / f"{recipe.name}-{key[:12]}"
+
+    def _record(self, setting: Setting, made: Trained, folder: Path) -> None:
+        dataset = self.dataset(setting.dataset)
+        part = self.parts.setdefault(
+            setting.dataset,
+            {
+                "dataset": setting.dataset,
+                "stands_in_for": None if setting.paper == setting.dataset else setting.paper,
+                "images": min(self.budget.images or len(dataset.test), len(dataset.test)),
+                "notes": list(dataset.notes),
+                "runs": [],
+            },
+        )
+        result = json.loads((folder / "result.json").read_text())
+        took = folder / "seconds.json"
+        run = {
+            "method": made.recipe.method,
+            "name": made.name,
+            "steps": result["step"],
+            "best_step": result["best"]["step"],
+            "seconds": json.loads(took.read_text())["seconds"] if took.exists() else None,
+            "seed": made.recipe.seed,
+            "checkpoint": str((folder / "best.pt").relative_to(self.output)),
+            "recipe": made.recipe.as_dict(),
+            "changed": changed(made.recipe),
+        }
+        if run not in part["runs"]:
+            part["runs"].append(plain(run))
+
+
+def changed(recipe: Recipe) -> list[str]:
+    """In what a recipe differs from the one of the package that it has its name from."""
+    printed, here = load_recipe(recipe.name).as_dict(), recipe.as_dict()
+    return [
+        f"{key}: {printed.get(key)} in the recipe, {here.get(key)} here"
+        for key in sorted(printed.keys() | here.keys())
+        if printed.get(key) != here.get(key) and key not in ("seed", "init_from")
+    ]
+
+
+def _start(dataset: str, method: str) -> str | None:
+    return FINE_TUNED.get(dataset) if method.startswith("tla") else None
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].partition(".")[0]
+
+
+def _digest(*content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

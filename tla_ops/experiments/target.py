@@ -1,0 +1,115 @@
+"""Targets: the tables and figures of the papers, and how one is made.
+
+A target's module has ``run(lab) -> Result``; it is imported when the target is made, so that the
+list costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from tla_ops.experiments.page import page
+from tla_ops.experiments.tables import Table
+from tla_ops.training.files import write_atomically, write_json
+
+SMOKE = "a smoke run: it shows that every part runs, and says nothing about the methods"
+SHORT = "a short run: less training and fewer images than the paper's"
+
+
+class Drawing(NamedTuple):
+    """A figure: ``draw(path)`` writes the PNG file NAME.png."""
+
+    name: str
+    caption: str
+    alt: str
+    draw: Callable[[Path], None]
+
+
+class Result(NamedTuple):
+    """What a target found; ``numbers`` are plain values beyond the tables."""
+
+    tables: Sequence[Table]
+    figures: Sequence[Drawing] = ()
+    numbers: Mapping[str, Any] = MappingProxyType({})
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table or a figure.
+
+    ``module`` is in :mod:`tla_ops.experiments`; ``call`` what of it runs, with ``arguments`` after
+    the lab. ``datasets`` are the paper's; ``methods`` what has to be trained; ``extras`` the import
+    names of packages beyond those of the extra [train].
+    """
+
+    name: str
+    title: str
+    module: str
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, lab: Any) -> Result:
+        module = importlib.import_module(f"tla_ops.experiments.{self.module}")
+        made: Result = module.run(lab, **self.arguments)
+        return made
+
+    @property
+    def folder(self) -> str:
+        return self.name.replace("/", "-")
+
+
+def make(target: Target, lab: Any) -> dict[str, Any]:
+    """Run a target; returns what it writes to ``OUTPUT/BUDGET/TARGET/metrics.json``, beside which
+    lie ``table.md`` and the figures.
+    """
+    from tla_ops.experiments import paper
+    from tla_ops.training.report import environment
+
+    started = time.perf_counter()
+    lab.begin()
+    result = target.run(lab)
+    folder = lab.output / lab.budget.name / target.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = []
+    for drawing in result.figures:
+        drawing.draw(folder / f"{drawing.name}.png")
+        figures.append(
+            {"file": f"{drawing.name}.png", "caption": drawing.caption, "alt": drawing.alt}
+        )
+    metrics = {
+        "experiment": target.name,
+        "title": target.title,
+        "source": paper.source(target.name),
+        "budget": lab.budget.name,
+        "complete": True,
+        "seconds": time.perf_counter() - started,
+        "notes": [*_notes(lab), *result.notes],
+        "environment": environment(lab.device),
+        "seed": lab.seed,
+        "parts": list(lab.parts.values()),
+        "tables": [table.as_dict() for table in result.tables],
+        "figures": figures,
+        "numbers": dict(result.numbers),
+    }
+    write_json(folder / "metrics.json", metrics)
+    text = page(metrics)
+    write_atomically(folder / "table.md", lambda file: file.write(text.encode()))
+    return metrics
+
+
+def _notes(lab: Any) -> list[str]:
+    notes = {"smoke": [SMOKE], "short": [SHORT]}.get(lab.budget.name, [])
+    for part in lab.parts.values():
+        if part["stands_in_for"]:
+            notes = [*notes, f"{part['dataset']} stand in for {part['stands_in_for']}, whose "
+                     "numbers in the paper are those shown beside ours"]  # fmt: skip
+    return notes

@@ -1,0 +1,109 @@
+"""The list of targets, in the order of the papers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from tla_ops.experiments.target import Target
+
+ALL = ("mnist", "cifar10", "tiny-imagenet")
+TABLE1 = ("um", "at", "alp", "tla-rn", "tla-sa", "tla")
+FOUR = ("um", "at", "alp", "tla")
+THREE = ("at", "alp", "tla")
+
+_TARGETS = [
+    Target(
+        "tla/table1", "Accuracy under l∞ attacks", "tla.table1", ALL, TABLE1, extras=("art",)
+    ),
+    Target(
+        "tla/table2", "Size of the mini-batch that negatives come from", "tla.table2",
+        ("cifar10",), ("tla", "tla-rn"),
+    ),
+    Target(
+        "tla/table3", "Attacks that no model was trained against", "tla.table3",
+        ("mnist", "cifar10"), THREE, extras=("art",),
+    ),
+    Target(
+        "tla/table4", "Other networks: MLP and ConvNet", "tla.table4", ("mnist", "cifar10"), FOUR
+    ),
+    Target(
+        "tla/table5", "Distance of adversarial images to their false class (r)", "tla.separation",
+        ALL, THREE, arguments={"toward": "false"},
+    ),
+    Target("tla/table6", "K nearest neighbours in feature space", "tla.table6", ALL, THREE),
+    Target(
+        "tla/fig1", "Adversarial images of one class, t-SNE", "tla.tsne", ("cifar10",), FOUR,
+        arguments={"figure": "fig1"},
+    ),
+    Target(
+        "tla/fig2", "Adversarial images and their false class, t-SNE", "tla.tsne", ("cifar10",),
+        FOUR, arguments={"figure": "fig2"},
+    ),
+    Target(
+        "tla/fig4", "Nearest neighbours of a clean and an adversarial image", "tla.retrieval",
+        ("cifar10",), ("at", "tla"), arguments={"figure": "fig4"},
+    ),
+    Target("tla/fig5", "Detection of misclassified images: ROC", "tla.fig5", ALL, THREE),
+    Target(
+        "tla/supp-table3", "Distance of adversarial images to their true class (r′)",
+        "tla.separation", ALL, FOUR, arguments={"toward": "true"},
+    ),
+    Target(
+        "tla/supp-table4", "Weight of the triplet loss", "tla.sweeps", ("mnist",), ("tla",),
+        arguments={"table": "supp-table4"},
+    ),
+    Target(
+        "tla/supp-table5", "Margin of the triplet loss", "tla.sweeps", ("mnist",), ("tla",),
+        arguments={"table": "supp-table5"},
+    ),
+    Target(
+        "tla/supp-table6", "Layer of the triplet loss", "tla.sweeps", ("mnist",), ("tla",),
+        arguments={"table": "supp-table6"},
+    ),
+    *(
+        Target(
+            f"tla/supp-fig{number}", "Adversarial images of the other classes, t-SNE", "tla.tsne",
+            ("cifar10",), FOUR, arguments={"figure": f"supp-fig{number}"},
+        )
+        for number in (1, 2, 3)
+    ),
+    *(
+        Target(
+            f"tla/supp-fig{number}", "Adversarial images and another false class, t-SNE",
+            "tla.tsne", ("cifar10",), FOUR, arguments={"figure": f"supp-fig{number}"},
+        )
+        for number in (4, 5, 6)
+    ),
+    Target(
+        "tla/supp-fig7", "Nearest neighbours by AT, ALP and TLA", "tla.retrieval", ("cifar10",),
+        THREE, arguments={"figure": "supp-fig7"},
+    ),
+    Target(
+        "tla/supp-fig8", "Loss along two random directions", "tla.landscape", ("tiny-imagenet",),
+        THREE,
+    ),
+]  # fmt: skip
+TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
+
+
+def chosen(names: Sequence[str]) -> list[Target]:
+    """Targets by name, or all of a paper by its ("tla"), in the list's order.
+
+    Raises:
+        ValueError: for an unknown name, with what is near it.
+    """
+    papers = {name.partition("/")[0] for name in TARGETS}
+    for name in names:
+        if name not in TARGETS and name not in papers:
+            near = difflib.get_close_matches(name, TARGETS, 1, 0.5)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                f"TARGET must be one of {', '.join((*sorted(papers), *TARGETS))}, "
+                f"got {name!r}{hint}"
+            )
+    return [
+        target
+        for name, target in TARGETS.items()
+        if name in names or name.partition("/")[0] in names
+    ]

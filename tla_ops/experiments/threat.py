@@ -1,0 +1,170 @@
+"""Attacks as values: what one column of a table does to a model, comparable and cacheable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tla_ops.experiments.budget import Budget
+from tla_ops.training import art_attacks, attacks
+from tla_ops.training.attacks import Attack
+from tla_ops.training.evaluate import RESTARTS
+from tla_ops.training.recipe import Recipe
+
+SLOW = ("autoattack", "deepfool", "cw_l2", "jsma")
+"""Kinds that come from ART, and work on few images at a time."""
+AUTOATTACK_STEPS, AUTOATTACK_RESTARTS, AUTOATTACK_QUERIES = 100, 5, 5000
+
+
+@dataclass(frozen=True)
+class Threat:
+    """An attack with all its numbers.
+
+    ``kind`` is "clean", "fgsm", "bim", "pgd", "mim", "cw", "transfer" (PGD on another model),
+    "autoattack", "deepfool", "cw_l2" or "jsma". ``epsilon`` is the ball's radius; for "cw_l2" the
+    largest l2 change that counts as a success, for "deepfool" the same, 0 being no limit, and for
+    "jsma" the largest share of pixels that may change.
+    """
+
+    kind: str
+    epsilon: Fraction = Fraction(0)
+    step: Fraction = Fraction(0)
+    steps: int = 0
+    restarts: int = 1
+    norm: str = "linf"
+    queries: int = 0
+    early_stop: bool = True
+    """Of BIM and PGD: stop where the model is misled. Accuracy asks no more; where an attack takes
+    an image, it does."""
+
+    def within(self, budget: Budget) -> Threat:
+        """The same attack with at most the budget's steps, restarts and queries."""
+
+        def least(value: int, limit: int | None) -> int:
+            return value if limit is None else min(value, limit)
+
+        return replace(
+            self,
+            steps=least(self.steps, budget.steps),
+            restarts=least(self.restarts, budget.restarts),
+            queries=least(self.queries, budget.queries),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; fractions as text."""
+        return {
+            "kind": self.kind,
+            "epsilon": str(self.epsilon),
+            "step": str(self.step),
+            "steps": self.steps,
+            "restarts": self.restarts,
+            "norm": self.norm,
+            "queries": self.queries,
+            "early_stop": self.early_stop,
+        }
+
+    def effort(self) -> str:
+        """Steps and restarts as a table's head has them; empty where the kind has none."""
+        if not self.steps:
+            return ""
+        steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        return steps if self.restarts == 1 else f"{steps} × {self.restarts} restarts"
+
+    def attack(self, seed: int, source: nn.Module | None = None) -> Attack:
+        """The attack as a function (model, images, labels) to adversarial images."""
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if (self.kind == "transfer") != (source is not None):
+            raise ValueError(f"source goes with transfer, and with nothing else, got {self.kind}")
+        made = KINDS[self.kind](self, seed)
+        return made if source is None else partial(attacks.transfer, source=source, attack=made)
+
+
+def from_recipe(recipe: Recipe, name: str) -> Threat:
+    """A column of the papers' accuracy tables, as `tla-ops evaluate` calls it, with the recipe's
+    ball and numbers of steps.
+    """
+    if name == "clean":
+        return Threat("clean")
+    if name == "fgsm":
+        return Threat("fgsm", recipe.epsilon, steps=1)
+    if name == "autoattack":
+        return Threat(
+            "autoattack", recipe.epsilon, steps=AUTOATTACK_STEPS, restarts=AUTOATTACK_RESTARTS,
+            norm=recipe.attack_norm, queries=AUTOATTACK_QUERIES,
+        )  # fmt: skip
+    kind = {"pgd_long": "pgd", "pgd20r": "pgd"}.get(name, name)
+    return Threat(
+        kind, recipe.epsilon, recipe.attack_step, recipe.eval_steps[name],
+        restarts=RESTARTS if name == "pgd20r" else 1, norm=recipe.attack_norm,
+        early_stop=kind != "transfer",
+    )  # fmt: skip
+
+
+def _iterated(function: Callable[..., Tensor]) -> Callable[[Threat, int], Attack]:
+    def make(threat: Threat, seed: int) -> Attack:
+        options: dict[str, Any] = {
+            "epsilon": threat.epsilon, "step": threat.step, "steps": threat.steps
+        }  # fmt: skip
+        if function is attacks.pgd:
+            options["restarts"] = threat.restarts
+        if function in (attacks.pgd, attacks.bim):
+            options |= {"norm": threat.norm, "early_stop": threat.early_stop}
+        return partial(function, **options)
+
+    return make
+
+
+def _in_ball(attack: Attack, radius: Fraction) -> Attack:
+    """An attack without a ball of its own: what moved an image further than ``radius`` in l2 is no
+    success, and the clean image stands in for it.
+    """
+
+    def bounded(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        adversarial = attack(model, images, labels)
+        far = (adversarial - images).flatten(1).norm(dim=1) > float(radius) * (1 + 1e-6)
+        return torch.where(far.view(-1, *[1] * (images.ndim - 1)), images, adversarial)
+
+    return bounded
+
+
+def _deepfool(threat: Threat, seed: int) -> Attack:
+    attack = partial(art_attacks.deepfool, steps=threat.steps)
+    return _in_ball(attack, threat.epsilon) if threat.epsilon else attack
+
+
+def _cw_l2(threat: Threat, seed: int) -> Attack:
+    return _in_ball(partial(art_attacks.cw_l2, steps=threat.steps), threat.epsilon)
+
+
+def _jsma(threat: Threat, seed: int) -> Attack:
+    return partial(art_attacks.jsma, theta=1.0, gamma=float(threat.epsilon))
+
+
+def _autoattack(threat: Threat, seed: int) -> Attack:
+    norm: Any = threat.norm
+    return partial(
+        art_attacks.autoattack, epsilon=threat.epsilon, norm=norm, steps=threat.steps,
+        restarts=threat.restarts, queries=threat.queries, seed=seed,
+    )  # fmt: skip
+
+
+KINDS: dict[str, Callable[[Threat, int], Attack]] = {
+    "clean": lambda threat, seed: lambda model, images, labels: images,
+    "fgsm": lambda threat, seed: partial(attacks.fgsm, epsilon=threat.epsilon),
+    "bim": _iterated(attacks.bim),
+    "pgd": _iterated(attacks.pgd),
+    "mim": _iterated(attacks.mim),
+    "cw": _iterated(attacks.cw_linf),
+    "transfer": _iterated(attacks.pgd),
+    "autoattack": _autoattack,
+    "deepfool": _deepfool,
+    "cw_l2": _cw_l2,
+    "jsma": _jsma,
+}

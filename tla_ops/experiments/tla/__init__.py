@@ -1,0 +1,1 @@
+"""The tables and figures of "Metric Learning for Adversarial Robustness" (TLA, NeurIPS 2019)."""

@@ -1,0 +1,110 @@
+"""Tables with methods down and data sets across, built a data set's columns at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from tla_ops.experiments import paper
+from tla_ops.experiments.lab import Lab, Setting, Trained
+from tla_ops.experiments.tables import Cell, Column, Table
+from tla_ops.experiments.threat import SLOW, Threat
+from tla_ops.experiments.tla.names import ATTACKS, DATASETS, METHODS
+from tla_ops.training.recipe import Recipe, load_recipe
+
+
+class Block(NamedTuple):
+    """Columns of a table, and each row's cells under them."""
+
+    columns: list[Column]
+    rows: dict[str, list[Cell]]
+
+
+def joined(
+    title: str, blocks: Sequence[Block], *, worst: bool = False, notes: Sequence[str] = ()
+) -> Table:
+    """Blocks side by side, whose rows are the same."""
+    return Table(
+        title,
+        "Method",
+        [column for block in blocks for column in block.columns],
+        {name: [cell for block in blocks for cell in block.rows[name]] for name in blocks[0].rows},
+        mark_worst=worst,
+        notes=notes,
+    )  # fmt: skip
+
+
+def accuracy_block(
+    lab: Lab,
+    target: str,
+    setting: Setting,
+    models: Mapping[str, Trained],
+    threats: Mapping[str, Threat],
+    *,
+    source: Trained | None = None,
+    group: str = "",
+) -> Block:
+    """Accuracy of models, by method, under threats, by the paper's columns for ``target``.
+
+    ``source`` is the model that "transfer" attacks. Slow attacks meet fewer images where the budget
+    says so, and the column's head says how many.
+    """
+    rows: dict[str, list[Cell]] = {METHODS[method]: [] for method in models}
+    columns = []
+    for name, threat in threats.items():
+        images = lab.test(setting, threat.kind in SLOW)
+        head = [threat.within(lab.budget).effort()]
+        if len(images) < len(lab.test(setting)):
+            head.append(f"{len(images)} images")
+        columns.append(Column(ATTACKS[name], group, ", ".join(filter(None, head))))
+        for method, trained in models.items():
+            other = source if threat.kind == "transfer" else None
+            row = lab.accuracy(trained, threat, images, other)
+            printed = paper.value(target, setting.paper, method, name)
+            rows[METHODS[method]].append(Cell(row["accuracy"], printed, row["standard_error"]))
+    return Block(columns, rows)
+
+
+def value_block(
+    lab: Lab,
+    target: str,
+    setting: Setting,
+    methods: Sequence[str],
+    columns: Mapping[str, Column],
+    measure: Callable[[Trained, str], float],
+) -> Block:
+    """``measure(model, column)`` for every method and column of the paper's ``target``."""
+    rows: dict[str, list[Cell]] = {}
+    for method in methods:
+        trained = lab.trained(setting, method)
+        rows[METHODS[method]] = [
+            Cell(measure(trained, name), paper.value(target, setting.paper, method, name))
+            for name in columns
+        ]
+    return Block(list(columns.values()), rows)
+
+
+def heading(lab: Lab, setting: Setting) -> str:
+    """The data set, what it stands in for, and how many of its test images are looked at."""
+    name = DATASETS[setting.dataset]
+    if setting.paper != setting.dataset:
+        name += f" in place of {DATASETS[setting.paper]}"
+    return f"{name}, {len(lab.test(setting)):,} test images"
+
+
+def level(setting: Setting, recipe: Recipe, printed: Fraction | str) -> Fraction:
+    """An l-infinity radius that the paper prints for ``setting.paper``, in proportion to the radius
+    of the data set's own recipe: on the paper's data sets, the radius itself.
+    """
+    return Fraction(printed) * recipe.epsilon / load_recipe(f"{setting.paper}-at").epsilon
+
+
+def radius(lab: Lab, setting: Setting, printed: Fraction | str) -> Fraction:
+    """An l2 radius that the paper prints for ``setting.paper``, in proportion to the image's side:
+    on the paper's data sets, the radius itself.
+    """
+    from tla_ops.training.data import DATASETS as FACTS
+
+    side, its = (FACTS[name].shape[-1] for name in (setting.dataset, setting.paper))
+    return Fraction(printed) * side / its

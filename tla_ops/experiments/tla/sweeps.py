@@ -1,0 +1,82 @@
+"""The supplement's Tables 4, 5 and 6: TLA's weight, its margin, and the layer of its triplets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tla_ops.experiments import paper
+from tla_ops.experiments.lab import Lab, Setting
+from tla_ops.experiments.tables import Cell, Column, Table
+from tla_ops.experiments.target import Drawing, Result
+from tla_ops.experiments.threat import from_recipe
+from tla_ops.experiments.tla.blocks import heading
+
+LAYERS = {
+    "lenet": {"lower": "body.6", "middle": "body.13"},  # the two poolings
+    "small": {"lower": "body.2", "middle": "body.5"},  # after each convolution
+}
+"""The paper names no layers; "higher" is the penultimate one, and "logit" the logits."""
+
+
+class Sweep(NamedTuple):
+    """What a table varies: the recipe's key, its name, and what else is set."""
+
+    key: str
+    symbol: str
+    title: str
+    fixed: tuple[str, ...]
+
+
+SWEEPS = {
+    "supp-table4": Sweep("weight", "λ1", "Weight of the triplet loss", ()),
+    "supp-table5": Sweep("margin", "α", "Margin of the triplet loss, λ1 = 2", ("weight=2",)),
+    "supp-table6": Sweep("layer", "layer", "Layer of the triplet loss, λ1 = 2", ("weight=2",)),
+}
+NOTE = "Accuracy of TLA under PGD, {}, ε = {}."
+
+
+def run(lab: Lab, table: str) -> Result:
+    """``table``: a key of `SWEEPS`."""
+    tables, figures = [], []
+    for setting in lab.settings(("mnist",)):
+        made = swept(lab, setting, table)
+        tables.append(made)
+        if table != "supp-table6":  # layers are no axis
+            figures.append(_drawing(setting, made, SWEEPS[table]))
+    return Result(tables, figures)
+
+
+def swept(lab: Lab, setting: Setting, table: str) -> Table:
+    """One row, a column for each value that the paper prints."""
+    sweep, target = SWEEPS[table], f"tla/{table}"
+    printed = paper.panel(target, setting.paper)
+    values = printed.columns if printed else ()
+    cells, test = [], lab.test(setting)
+    threat = from_recipe(lab.recipe(setting.dataset, "tla"), "pgd_long")
+    for name in values:
+        value = layer(lab, setting, name) if sweep.key == "layer" else name
+        trained = lab.trained(setting, "tla", *sweep.fixed, f"{sweep.key}={value}")
+        row = lab.accuracy(trained, threat, test)
+        cells.append(
+            Cell(
+                row["accuracy"],
+                paper.value(target, setting.paper, "tla", name),
+                row["standard_error"],
+            )
+        )
+    columns = [Column(f"{sweep.symbol} = {name}" if sweep.key != "layer" else name.capitalize())
+               for name in values]  # fmt: skip
+    note = NOTE.format(threat.within(lab.budget).effort(), threat.epsilon)
+    title = f"{sweep.title}: {heading(lab, setting)}"
+    return Table(title, "Method", columns, {"TLA": cells}, mark_worst=True, notes=[note])
+
+
+def layer(lab: Lab, setting: Setting, name: str) -> str:
+    """A layer of the paper's as the recipe's ``layer``."""
+    if name in ("higher", "logit"):
+        return {"higher": "penultimate", "logit": "logits"}[name]
+    return LAYERS[lab.recipe(setting.dataset, "tla").model][name]
+
+
+def _drawing(setting: Setting, table: Table, sweep: Sweep) -> Drawing:
+    raise NotImplementedError
