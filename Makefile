@@ -29,6 +29,12 @@ help: ## this list
 demo: $(VENV)/.installed ## train on the embedded digits three ways, attack, print a table, draw a figure
 	$(BIN)/tla-ops demo --output demo-output
 
+.PHONY: smoke
+smoke: $(VENV)/.installed ## every table and figure of the papers at smoke size, on the embedded digits, and the report of them
+	rm -rf smoke-output
+	$(BIN)/tla-ops reproduce tla --budget smoke --output smoke-output
+	$(BIN)/tla-ops report smoke-output
+
 .PHONY: test
 test: $(VENV)/.installed ## the test suite, against the installed package
 	$(BIN)/pytest -q -n $(JOBS) $(TESTS)
@@ -111,7 +117,7 @@ test-isolated: ## `pip install .` and `python -m build` as they stand; fetches t
 
 .PHONY: clean
 clean: ## everything that was built, the virtual environments too
-	rm -rf .venv .venv-other-torch .venv-isolated wheels build dist demo-output *.egg-info
+	rm -rf .venv .venv-other-torch .venv-isolated wheels build dist demo-output smoke-output *.egg-info
 
 $(VENV)/.tools:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

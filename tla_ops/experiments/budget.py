@@ -21,6 +21,8 @@ class Budget:
     steps: int | None = None
     restarts: int | None = None
     queries: int | None = None
+    negatives: list[int] | None = None
+    repeats: int = 10
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def overrides(self, dataset: str) -> list[str]:

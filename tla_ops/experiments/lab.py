@@ -14,7 +14,8 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +103,19 @@ class Lab:
         """Forget which data and runs were asked for: :attr:`parts` is a target's own."""
         self.parts = {}
 
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """One thread where all that is worked on is the stand-in: its layers are too small to gain
+        from more, and one gives the same numbers on any number of cores.
+        """
+        before = torch.get_num_threads()
+        datasets = self.datasets or ([STAND_IN] if self.budget.name == "smoke" else [])
+        torch.set_num_threads(1 if list(datasets) == [STAND_IN] else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def settings(self, papers: Sequence[str]) -> list[Setting]:
         """The data sets to work on, of the paper's ones for a target."""
         chosen = self.datasets
@@ -182,32 +196,41 @@ class Lab:
         ``threat``, the attack's numbers within the budget.
         """
         threat = threat.within(self.budget)
-        path = self._path("evaluations", trained, threat, images, source, ".json")
-        if path.exists():
-            return dict(json.loads(path.read_text()))
-        started = time.perf_counter()
-        adversarial = self._attacked(trained, threat, images, source)
-        share = accuracy(trained.model, adversarial, images.labels)
-        change = (adversarial - images.images).flatten(1)
-        row = {
-            "model": trained.name,
-            "threat": threat.as_dict(),
-            "accuracy": share,
-            "standard_error": (share * (1 - share) / len(images)) ** 0.5,
-            "images": len(images),
-            "mean_linf": change.abs().amax(1).mean().item(),
-            "mean_l2": change.norm(dim=1).mean().item(),
-            "seconds": time.perf_counter() - started,
-        }
-        write_json(path, row)
-        effort = f" {threat.effort()}" if threat.effort() else ""
-        self.say(f"{trained.name}: {threat.kind}{effort}: {share:.2%} ({row['seconds']:.1f} s)")
-        return dict(plain(row))
+        about = self._about(trained, threat, images, source)
+
+        def measure() -> dict[str, Any]:
+            started = time.perf_counter()
+            adversarial = self._attacked(trained, threat, images, source)
+            share = accuracy(trained.model, adversarial, images.labels, self.batch)
+            change = (adversarial - images.images).flatten(1)
+            return {
+                "accuracy": share,
+                "standard_error": (share * (1 - share) / len(images)) ** 0.5,
+                "mean_linf": change.abs().amax(1).mean().item(),
+                "mean_l2": change.norm(dim=1).mean().item(),
+                "seconds": time.perf_counter() - started,
+            }
+
+        row = self.kept(f"{trained.name}: {threat.kind} {threat.effort()}".rstrip(), about, measure)
+        return row | {"images": len(images), "threat": threat.as_dict()}
+
+    def kept(
+        self, name: str, about: dict[str, Any], measure: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What ``measure`` finds, which ``about`` decides: plain values, measured once."""
+        stem = name.partition(":")[0]
+        path = self.output / "evaluations" / f"{stem}-{_digest(about)[:16]}.json"
+        if not path.exists():
+            self.say(name)
+            write_json(path, {"name": name, "about": about, "found": measure()})
+        found: dict[str, Any] = json.loads(path.read_text())["found"]
+        return found
 
     def adversarial(self, trained: Trained, threat: Threat, images: ImageSet) -> Tensor:
         """Adversarial images (N, C, H, W) on the lab's device."""
         threat = threat.within(self.budget)
-        path = self._path("adversarial", trained, threat, images, None, ".pt")
+        key = _digest(self._about(trained, threat, images, None))
+        path = self.output / "adversarial" / f"{trained.name}-{threat.kind}-{key[:16]}.pt"
         if path.exists():
             kept: Tensor = torch.load(path, map_location=self.device, weights_only=True)
             return kept
@@ -254,23 +277,17 @@ class Lab:
             images = hold_out(images, count)[1]
         return images.to(self.device)
 
-    def _path(
-        self,
-        kind: str,
-        trained: Trained,
-        threat: Threat,
-        images: ImageSet,
-        source: Trained | None,
-        suffix: str,
-    ) -> Path:
-        about = {
+    def _about(
+        self, trained: Trained, threat: Threat, images: ImageSet, source: Trained | None
+    ) -> dict[str, Any]:
+        """All that decides what an attack finds."""
+        return {
             "threat": threat.as_dict(),
             "model": trained.digest,
             "source": None if source is None else source.digest,
+            "images": fingerprint(images),
             "seed": self.seed,
         }
-        key = _digest(about, fingerprint(images))
-        return self.output / kind / f"{trained.name}-{threat.kind}-{key[:12]}{suffix}"
 
     def _place(self, dataset: str, method: str, *variation: str) -> tuple[Recipe, Path]:
         """The recipe and the folder of its run, named by all that decides the weights."""

@@ -76,7 +76,8 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
 
     started = time.perf_counter()
     lab.begin()
-    result = target.run(lab)
+    with lab.threads():
+        result = target.run(lab)
     folder = lab.output / lab.budget.name / target.folder
     folder.mkdir(parents=True, exist_ok=True)
     figures = []

@@ -22,12 +22,17 @@ class Block(NamedTuple):
 
 
 def joined(
-    title: str, blocks: Sequence[Block], *, worst: bool = False, notes: Sequence[str] = ()
+    title: str,
+    blocks: Sequence[Block],
+    *,
+    corner: str = "Method",
+    worst: bool = False,
+    notes: Sequence[str] = (),
 ) -> Table:
     """Blocks side by side, whose rows are the same."""
     return Table(
         title,
-        "Method",
+        corner,
         [column for block in blocks for column in block.columns],
         {name: [cell for block in blocks for cell in block.rows[name]] for name in blocks[0].rows},
         mark_worst=worst,
