@@ -168,6 +168,21 @@ def test_sums_and_comparisons_in_notes():
     assert count > 40
 
 
+def test_table_2_beside_table_1_is_as_noted():
+    columns, steps, rows, _ = paper.panel("tla/table2", "cifar10")
+    other = paper.panel("tla/table1", "cifar10")
+    places = list(zip(other.columns, other.steps, strict=True))
+    # Table 2's PGD has 20 steps: Table 1's second.
+    shared = [
+        (i, places.index(("pgd_long" if name == "pgd" else name, step)))
+        for i, (name, step) in enumerate(zip(columns, steps, strict=True))
+        if not name.endswith("_seconds")
+    ]
+    assert len(shared) == 6
+    assert all(rows["1"][i] == other.rows["tla-rn"][j] for i, j in shared)
+    assert not any(row[i] == other.rows["tla"][j] for row in rows.values() for i, j in shared)
+
+
 # What text and captions claim TLA to gain at most, and what it gains at most over the better of AT
 # and ALP.
 CLAIMS = [
