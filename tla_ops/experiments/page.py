@@ -68,24 +68,38 @@ def described(part: dict[str, Any]) -> str:
 
 def run_line(run: dict[str, Any]) -> str:
     """A run's name, steps, time, seed and checkpoint, those that it has."""
-    facts = [run.get("name") or run["method"]]
-    facts += [f"{run['steps']} steps"] if run.get("steps") is not None else []
-    facts += [duration(run["seconds"])] if run.get("seconds") is not None else []
-    facts += [f"seed {run['seed']}"] if run.get("seed") is not None else []
-    facts += [run["checkpoint"]] if run.get("checkpoint") else []
-    return ", ".join(facts)
+    return ", ".join([run_name(run), *run_facts(run)])
+
+
+def run_name(run: dict[str, Any]) -> str:
+    return run.get("name") or run["method"]
+
+
+def run_facts(run: dict[str, Any]) -> list[str]:
+    """A run's steps, time, seed and checkpoint, those that it has."""
+    texts = [f"{run['steps']} steps"] if run.get("steps") is not None else []
+    texts += [duration(run["seconds"])] if run.get("seconds") is not None else []
+    texts += [f"seed {run['seed']}"] if run.get("seed") is not None else []
+    return texts + ([run["checkpoint"]] if run.get("checkpoint") else [])
 
 
 def made(metrics: dict[str, Any]) -> str:
     """On what, with what, how long and when."""
-    return "; ".join(f"{name} {value}" if name else value for name, value in facts(metrics))
+    return ", ".join(
+        text if name in ("machine", "date") else f"{name} {text}" for name, text in facts(metrics)
+    )
 
 
 def facts(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(name, text) of the environment's entries, then of the time that it took."""
     for name, value in (metrics.get("environment") or {}).items():
+        text = str(value)
+        if name == "commit":
+            text = text[:10]
+        elif name == "date":
+            text = text.replace("T", " ").replace("+00:00", " UTC")
         if value is not None:
-            yield ("" if name == "machine" else name), str(value)
+            yield name, text
     if metrics.get("seconds") is not None:
         yield "took", duration(metrics["seconds"])
 
