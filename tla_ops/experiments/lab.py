@@ -181,6 +181,16 @@ class Lab:
             count = min(self.budget.slow_images, count or self.budget.slow_images)
         return self._some(setting, self.dataset(setting.dataset).test, count)
 
+    def of_class(self, setting: Setting, label: int, count: int | None) -> ImageSet:
+        """Test images of one class, at most ``count`` and the budget's ``images``, on the lab's
+        device: the first.
+        """
+        test = self.dataset(setting.dataset).test
+        rows = (test.labels == label).nonzero()[:, 0]
+        for limit in (count, self.budget.images):
+            rows = rows[:limit]
+        return test.subset(rows).to(self.device)
+
     def pool(self, setting: Setting) -> ImageSet:
         """Training images whose features others are compared with, on the lab's device."""
         return self._some(setting, self.dataset(setting.dataset).train, self.budget.pool)

@@ -56,6 +56,10 @@ class Threat:
             queries=least(self.queries, budget.queries),
         )
 
+    def to_the_end(self) -> Threat:
+        """The same attack without an early stop."""
+        return replace(self, early_stop=False)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values; fractions as text."""
         return {

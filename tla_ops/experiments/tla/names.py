@@ -30,3 +30,18 @@ ATTACKS = {
     "cw_l2": "C&W (l2)",
     "deepfool": "DeepFool (l2)",
 }
+CLASSES = {
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+}
+"""Names of classes in the order of their labels, where the figures use names."""
+
+
+def class_names(dataset: str, classes: int) -> tuple[str, ...]:
+    """Names of a data set's classes; where it has none, digits or numbers."""
+    if dataset in CLASSES:
+        return CLASSES[dataset]
+    word = "digit" if dataset in ("digits", "mnist") else "class"
+    return tuple(f"{word} {label}" for label in range(classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tla_ops.experiments import paper
@@ -41,8 +42,9 @@ def run(lab: Lab, table: str) -> Result:
     for setting in lab.settings(("mnist",)):
         made = swept(lab, setting, table)
         tables.append(made)
-        if table != "supp-table6":  # layers are no axis
-            figures.append(_drawing(setting, made, SWEEPS[table]))
+        printed = paper.panel(f"tla/{table}", setting.paper)
+        names = printed.columns if printed else ()
+        figures.append(_drawing(setting, made, SWEEPS[table], names))
     return Result(tables, figures)
 
 
@@ -78,5 +80,14 @@ def layer(lab: Lab, setting: Setting, name: str) -> str:
     return LAYERS[lab.recipe(setting.dataset, "tla").model][name]
 
 
-def _drawing(setting: Setting, table: Table, sweep: Sweep) -> Drawing:
-    raise NotImplementedError
+def _drawing(setting: Setting, table: Table, sweep: Sweep, names: Sequence[str]) -> Drawing:
+    cells = table.rows["TLA"]
+    ours = Series("ours", [cell.value for cell in cells], [cell.error for cell in cells])
+    printed = Series("the paper", [cell.paper for cell in cells], printed=True)
+    caption = f"Accuracy under PGD over {sweep.symbol}; bars are one standard error."
+    return Drawing(
+        f"sweep-{setting.dataset}",
+        caption,
+        f"Two lines, ours and the paper's: {caption}",
+        lambda path: save(sweep_figure(names, [ours, printed], sweep.symbol), path),
+    )

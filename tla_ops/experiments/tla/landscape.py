@@ -1,0 +1,54 @@
+"""The supplement's Figure 8: the loss around three images along two random directions."""
+
+from __future__ import annotations
+
+from tla_ops.experiments.figures import heatmap_figure
+from tla_ops.experiments.lab import Lab
+from tla_ops.experiments.landscape import loss_surface, random_directions, roughness
+from tla_ops.experiments.style import save
+from tla_ops.experiments.tables import Cell, Column, Table
+from tla_ops.experiments.target import Drawing, Result
+from tla_ops.experiments.targets import THREE
+from tla_ops.experiments.tla.blocks import heading
+from tla_ops.experiments.tla.names import METHODS
+
+IMAGES = 3
+POINTS = {"smoke": 9, "short": 41, "full": 41}
+
+
+def run(lab: Lab) -> Result:
+    tables, figures = [], []
+    for setting in lab.settings(("tiny-imagenet",)):
+        test, points = lab.test(setting), POINTS[lab.budget.name]
+        radius = lab.recipe(setting.dataset, "at").epsilon
+        surfaces, notes, rows = {}, {}, {}
+        for method in THREE:
+            model = lab.trained(setting, method).model
+            name = METHODS[method]
+            surfaces[name], notes[name], rows[name] = {}, {}, []
+            for row in range(IMAGES):
+                image, label = test.images[row], int(test.labels[row])
+                directions = random_directions(image.shape, lab.seed + row)
+                surface = loss_surface(model, image, label, directions, radius, points).cpu()
+                rough = roughness(surface)
+                surfaces[name][f"Image {row + 1}"] = surface
+                notes[name][f"Image {row + 1}"] = f"roughness {rough:.2g}"
+                rows[name].append(Cell(rough))
+        columns = [Column(f"Image {row + 1}", kind="ratio", best="min") for row in range(IMAGES)]
+        note = (
+            "Roughness: the mean absolute second difference of the cross entropy between "
+            f"neighbours of a grid of {points} × {points} points within ±{radius}."
+        )
+        tables.append(Table(heading(lab, setting), "Method", columns, rows, notes=[note]))
+        figures.append(
+            Drawing(
+                f"landscape-{setting.dataset}",
+                f"Cross entropy around test images along two random directions, to ±{radius} in each "
+                "pixel; each column has the same directions and one scale.",
+                f"Heat maps of the loss, rows {', '.join(rows)}, columns three images.",
+                lambda path, surfaces=surfaces, notes=notes, radius=radius: save(
+                    heatmap_figure(surfaces, radius, notes), path
+                ),
+            )
+        )  # fmt: skip
+    return Result(tables, figures)

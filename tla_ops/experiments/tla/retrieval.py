@@ -1,0 +1,94 @@
+"""Figure 4 and the supplement's Figure 7: the nearest neighbours of a clean and of an adversarial
+image, in the feature space of several models.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from tla_ops.experiments import paper
+from tla_ops.experiments.figures import Retrieved, retrieval_figure
+from tla_ops.experiments.lab import Lab, Setting
+from tla_ops.experiments.neighbours import retrieve
+from tla_ops.experiments.style import save
+from tla_ops.experiments.tables import Cell, Column, Table
+from tla_ops.experiments.target import Drawing, Result
+from tla_ops.experiments.threat import from_recipe
+from tla_ops.experiments.tla.blocks import heading
+from tla_ops.experiments.tla.names import CLASSES, METHODS, class_names
+
+NEIGHBOURS = 5
+NOTE = (
+    "Share of the {} nearest training images ({} of them) that are of the query's class, over all "
+    "test images as queries. The figure shows one: the first test image of its class whose "
+    "adversarial version AT misclassifies, as the paper's caption has it where there is one."
+)
+
+
+def run(lab: Lab, figure: str) -> Result:
+    """``figure``: fig4 or supp-fig7."""
+    tables, figures = [], []
+    for setting in lab.settings(("cifar10",)):
+        made = _one(lab, setting, figure)
+        tables.append(made.tables[0])
+        figures.append(made.figures[0])
+    return Result(tables, figures)
+
+
+def _one(lab: Lab, setting: Setting, figure: str) -> Result:
+    printed = paper.settings(f"tla/{figure}")
+    pool, test = lab.pool(setting), lab.test(setting)
+    names = class_names(setting.dataset, lab.dataset(setting.dataset).classes)
+    threat = from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
+    query = chosen(lab, setting, figure)
+    rows, shown = {}, {}
+    for method in printed["methods"]:
+        trained = lab.trained(setting, method)
+        known = lab.features(trained, pool)
+        adversarial = lab.adversarial(trained, threat, test)
+        halves, cells = [], []
+        for images in (test.images, adversarial):
+            found = retrieve(lab.features(trained, images), known, NEIGHBOURS)
+            right = pool.labels[found] == test.labels[:, None]
+            cells.append(Cell(right.double().mean().item()))
+            halves.append(
+                Retrieved(
+                    images[query].cpu(),
+                    pool.take(found[query]).cpu(),
+                    [names[label] for label in pool.labels[found[query]].tolist()],
+                    right[query].tolist(),
+                )
+            )
+        rows[METHODS[method]], shown[METHODS[method]] = cells, halves
+    true = names[int(test.labels[query])]
+    columns = [Column("clean query"), Column("adversarial query")]
+    note = NOTE.format(NEIGHBOURS, f"{len(pool):,}")
+    table = Table(heading(lab, setting), "Method", columns, rows, notes=[note])
+    caption = (
+        f"Nearest training images to a clean image of class {true} (left) and to its adversarial "
+        "version (right), by each model's features; red frames: another class."
+    )
+    drawing = Drawing(
+        f"{figure}-{setting.dataset}",
+        caption,
+        f"Rows of images, one for each of {', '.join(rows)}: {caption}",
+        lambda path: save(retrieval_figure(shown, true), path),
+    )
+    return Result([table], [drawing])
+
+
+def chosen(lab: Lab, setting: Setting, figure: str) -> int:
+    """The query's row among the test images; that of the paper is not known."""
+    printed, test = paper.settings(f"tla/{figure}"), lab.test(setting)
+    threat = from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
+    at = lab.trained(setting, "at")
+    taken_for = lab.predictions(at, lab.adversarial(at, threat, test))
+    of_class = test.labels == CLASSES[setting.paper].index(printed["class"])
+    wrong = of_class & (taken_for != test.labels)
+    wanted = torch.zeros_like(wrong)
+    if "taken_for" in printed:
+        wanted = of_class & (taken_for == CLASSES[setting.paper].index(printed["taken_for"]))
+    for rows in (wanted, wrong, of_class):
+        if rows.any():
+            return int(rows.nonzero()[0, 0])
+    return 0
