@@ -43,8 +43,8 @@ def run(lab: Lab) -> Result:
         figures.append(
             Drawing(
                 f"landscape-{setting.dataset}",
-                f"Cross entropy around test images along two random directions, to ±{radius} in each "
-                "pixel; each column has the same directions and one scale.",
+                f"Cross entropy around test images along two random directions, to ±{radius} in "
+                "each pixel; each column has the same directions and one scale.",
                 f"Heat maps of the loss, rows {', '.join(rows)}, columns three images.",
                 lambda path, surfaces=surfaces, notes=notes, radius=radius: save(
                     heatmap_figure(surfaces, radius, notes), path

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tla_ops.experiments import paper
+from tla_ops.experiments.figures import Series, sweep_figure
 from tla_ops.experiments.lab import Lab, Setting
+from tla_ops.experiments.style import save
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.threat import from_recipe
