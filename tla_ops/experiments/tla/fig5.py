@@ -23,8 +23,8 @@ from tla_ops.experiments.tla.names import DATASETS, METHODS
 NAME = "tla/fig5"
 NOTE = (
     "Area under the ROC curve of rejecting images of low density, clean and adversarial test "
-    "images together; right to reject are those that the model misclassifies. The paper prints the areas "
-    "in its figure alone, and in its text the gain of TLA over the better of AT and ALP."
+    "images together; right to reject are those that the model misclassifies. The paper prints the "
+    "areas in its figure alone, and in its text the gain of TLA over the better of AT and ALP."
 )
 GAIN = "TLA's gain"
 

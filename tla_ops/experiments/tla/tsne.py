@@ -92,8 +92,8 @@ def _one_class(lab: Lab, setting: Setting, figure: str) -> Result:
             Column("silhouette", names[label], kind="ratio", best="min"),
         ]
     note = (
-        f"{ATTACK}. Silhouette: of the groups by false class, among misclassified images in feature "
-        "space (cosine): higher where the false classes can be told apart."
+        f"{ATTACK}. Silhouette: of the groups by false class, among misclassified images in "
+        "feature space (cosine): higher where the false classes can be told apart."
     )
     table = Table(heading(lab, setting), "Method", columns, cells, notes=[note])
     caption = (
@@ -147,7 +147,7 @@ def _result(
     drawing = Drawing(
         f"{figure}-{setting.dataset}",
         caption,
-        f"Scatter plots, one for each of {', '.join(METHODS[method] for method in FOUR)}: {caption}",
+        f"Scatter plots by {', '.join(METHODS[method] for method in FOUR)}: {caption}",
         lambda path: save(scatter_figure(rows), path),
     )
     numbers: dict[str, Any] = {
