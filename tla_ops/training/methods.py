@@ -115,6 +115,7 @@ def tla(
     norm_weight: float,
     margin: float,
     norm: str = "l2",
+    layer: str = "penultimate",
     source_positive: bool = False,
     noise: Fraction = Fraction(0),
     bank: tla_ops.FeatureBank | None = None,
@@ -143,6 +144,12 @@ def tla(
         norm_weight: λ2.
         margin: α, in units of the distance.
         norm: "l2", or "mean_square" as in the authors' code: of the features' squares, the mean.
+        layer: what h, D and the search are of: "penultimate"; "logits"; or a submodule of the
+            model by its dotted name, as "body.6", whose output is flattened to (B, D). The paper's
+            Table 6 (supplement; MNIST, λ1 = 2) has "Lower", "Middle", "Higher (Ours)" and "Logit
+            (ALP)", and says neither which layers nor where: of ``models.lenet`` we take the two
+            poolings, "body.6" and "body.13", as lower and middle. "Logit (ALP)" we take as this
+            loss on the logits, as its row and caption say: 96.34% is not ALP's 95.06% (Table 1).
         source_positive: two positives, the anchor's clean source and the image of
             ``batch.positives`` (CIFAR-10 and Tiny ImageNet), not the latter alone (MNIST).
         noise: half width of the uniform noise on the clean source, in units of the [0, 1] range,
@@ -154,13 +161,14 @@ def tla(
 
     Raises:
         ValueError: for noise below 0, or noise without ``source_positive``; for a batch without
-            candidates, if there is no bank.
+            candidates, if there is no bank; for a layer that the model lacks, with those it has, or
+            that a forward pass does not run exactly once; for a bank of another dimension than D.
     """
     adversarial = attack(model, batch.images, batch.labels)
-    index = None if bank is not None else nearest_negatives(model, adversarial, batch)
+    index = None if bank is not None else nearest_negatives(model, adversarial, batch, layer)
     return tla_loss(
         model, batch, adversarial, index, weight=weight, norm_weight=norm_weight, margin=margin,
-        norm=norm, source_positive=source_positive, noise=noise, bank=bank,
+        norm=norm, layer=layer, source_positive=source_positive, noise=noise, bank=bank,
         label_smoothing=label_smoothing, generator=generator,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tla_ops
 from tla_ops.training.attacks import model_mode
+from tla_ops.training.layers import PENULTIMATE, represent, represent_with_logits
 from tla_ops.training.models import Classifier
 
 
@@ -47,12 +48,14 @@ class Step(NamedTuple):
 
 
 @torch.no_grad()
-def pool_features(model: Classifier, anchors: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Penultimate features of anchors (B, D) and candidates (M, D), in eval mode and without
-    gradient.
+def pool_features(
+    model: Classifier, anchors: Tensor, candidates: Tensor, layer: str = PENULTIMATE
+) -> tuple[Tensor, Tensor]:
+    """Features of anchors (B, D) and candidates (M, D), in eval mode and without gradient;
+    ``layer`` as for :func:`tla`.
     """
     with model_mode(model, "eval"):
-        return model.features(anchors), model.features(candidates)
+        return represent(model, anchors, layer), represent(model, candidates, layer)
 
 
 def tla_loss(
@@ -65,6 +68,7 @@ def tla_loss(
     norm_weight: float,
     margin: float,
     norm: str = "l2",
+    layer: str = PENULTIMATE,
     source_positive: bool = False,
     noise: Fraction = Fraction(0),
     bank: tla_ops.FeatureBank | None = None,
@@ -81,21 +85,25 @@ def tla_loss(
             "tla: noise must be 0 where source_positive is False: it is added to the clean "
             f"source alone, got {noise}"
         )
-    anchor = model.features(adversarial)
+    anchor, logits = represent_with_logits(model, adversarial, layer)
     sources = [noisy(batch.images, noise, generator)] if source_positive else []
-    positives = [model.features(images) for images in (*sources, batch.positives)]
+    positives = [represent(model, images, layer) for images in (*sources, batch.positives)]
     triplets = triplets_of(
-        model, batch, anchor, torch.stack(positives, 1), index, bank,
+        model, batch, anchor, torch.stack(positives, 1), index, bank, layer,
         weight=weight, norm_weight=norm_weight, margin=margin, norm=norm,
     )  # fmt: skip
-    loss = cross_entropy(model.head(anchor), batch.labels, label_smoothing)
+    loss = cross_entropy(logits, batch.labels, label_smoothing)
     return triplet_step(loss, triplets, bank, positives[-1], batch.labels, margin)
 
 
-def nearest_negatives(model: Classifier, anchors: Tensor, batch: Batch) -> Tensor:
-    """Index (B,) of the candidate of another class nearest to each anchor image, -1 for none."""
+def nearest_negatives(
+    model: Classifier, anchors: Tensor, batch: Batch, layer: str = PENULTIMATE
+) -> Tensor:
+    """Index (B,) of the candidate of another class nearest to each anchor image, -1 for none;
+    ``layer`` as for :func:`tla`.
+    """
     _check_candidates(batch)
-    anchor, candidates = pool_features(model, anchors, batch.candidates)
+    anchor, candidates = pool_features(model, anchors, batch.candidates, layer)
     return tla_ops.mine_negatives(anchor, candidates, batch.labels, batch.candidate_labels)[1]
 
 
@@ -123,6 +131,7 @@ def triplets_of(
     positive: Tensor,
     index: Tensor | None,
     bank: tla_ops.FeatureBank | None,
+    layer: str = PENULTIMATE,
     **options: Any,
 ) -> tla_ops.TripletLossDetails:
     """A loss a row, with negatives from the bank or, forwarded again, from the candidates."""
@@ -130,7 +139,7 @@ def triplets_of(
     if bank is not None:
         return bank.triplet_adv_loss(anchor, positive, batch.labels, **options)
     assert index is not None
-    negative = model.features(batch.candidates[index.clamp(min=0)])
+    negative = represent(model, batch.candidates[index.clamp(min=0)], layer)
     triplets = tla_ops.triplet_loss(anchor, positive, negative, **options)
     distance = torch.where(index >= 0, triplets.negative_distance, torch.inf)
     return triplets._replace(negative_index=index, negative_distance=distance)

@@ -28,6 +28,7 @@ from tla_ops.training.data import Dataset, hold_out
 from tla_ops.training.evaluate import accuracy
 from tla_ops.training.files import write_json
 from tla_ops.training.interrupts import StopRequest
+from tla_ops.training.layers import PENULTIMATE, width
 from tla_ops.training.methods import Batch, Step
 from tla_ops.training.models import Classifier, build
 from tla_ops.training.progress import Progress
@@ -407,9 +408,12 @@ class Trainer:
         return partial(METHODS[recipe.method], **options)
 
     def _bank(self) -> tla_ops.FeatureBank | None:
+        try:  # without a bank, too: a layer that the model lacks is known before there is a folder
+            dim = width(self.model, self.recipe.options.get("layer", PENULTIMATE))
+        except ValueError as error:
+            raise RunError(str(error)) from error
         if not self.recipe.bank:
             return None
-        dim = self.model.head.in_features
         return tla_ops.FeatureBank(self.recipe.bank, dim, device=self.fabric.device)
 
     def _stream(self, *name: object) -> int:
