@@ -70,6 +70,8 @@ def test_help_has_examples(verb, capsys):
         ["bench", "table2", "--negatives", "1,,2"],
         ["bench", "table2", "--negatives", "0"],
         ["bench", "table2", "--repeats", "0"],
+        ["bench", "table2", "--flows", ""],
+        ["bench", "table2", "--flows", "pool"],
         ["bench", "table2", "--device", "abacus"],
         ["info", "--selftest", "--device", "abacus"],
         ["train", "digits-um", "--device", "abacus"],
@@ -85,10 +87,20 @@ def test_bad_usage_is_2(arguments, capsys):
     assert captured.err.startswith("usage: tla-ops")
 
 
-def test_models_on_offer():
+def test_a_bank_has_no_part_in_a_random_negative(capsys):
+    assert cli.main(["bench", "table2", "--flows", "bank", "--negatives", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tla-ops bench table2: negatives must have a size above 1 for a bank")
+
+
+def test_models_and_flows_on_offer():
+    from tla_ops.experiments.table2 import FLOWS
     from tla_ops.training.models import MODELS
 
     parser = cli._parser()
+    assert parser.parse_args(["bench", "table2"]).flows == FLOWS
+    for flow in FLOWS:
+        assert parser.parse_args(["bench", "table2", "--flows", flow]).flows == (flow,)
     for name in MODELS:
         assert parser.parse_args(["bench", "table2", "--model", name]).model == name
 

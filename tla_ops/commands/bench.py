@@ -42,6 +42,7 @@ def _add_table2(targets: Any) -> None:
         "The TLA paper's Table 2: training time per iteration against the number of candidates.",
         "tla-ops bench table2",
         "tla-ops bench table2 --model lenet --negatives 1,250,500 --repeats 3",
+        "tla-ops bench table2 --flows bank --negatives 1000,10000,100000",
         "tla-ops bench table2 --model wrn --device cuda --output table2.json",
     )
     option = parser.add_argument
@@ -61,6 +62,13 @@ def _add_table2(targets: Any) -> None:
     option(
         "--repeats", type=at_least(1), default=10, help="timed iterations (default: %(default)s)"
     )
+    option(
+        "--flows",
+        type=_flows,
+        default=("paper", "bank"),
+        metavar="FLOW,FLOW",
+        help="paper: candidates are forwarded, bank: as many stored features (default: paper,bank)",
+    )
     option("--attack-steps", type=at_least(0), default=7, help="PGD steps (default: %(default)s)")
     option("--device", type=device, default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     option(
@@ -73,6 +81,13 @@ def _add_table2(targets: Any) -> None:
     finish(parser, "bench table2", _run_table2)
 
 
+def _flows(text: str) -> tuple[str, ...]:
+    flows = tuple(text.split(","))
+    if set(flows) - {"paper", "bank"}:
+        raise argparse.ArgumentTypeError(f"must be paper, bank or both: {text!r}")
+    return flows
+
+
 def _run_table2(args: argparse.Namespace) -> Outcome:
     from tla_ops.experiments import table2
     from tla_ops.training.files import plain
@@ -81,16 +96,20 @@ def _run_table2(args: argparse.Namespace) -> Outcome:
     if args.output is not None:
         check_file(args.output)
     model = args.model or ("wrn" if on_gpu else "small")
-    config = table2.Config(
-        seed=0,
-        threads=args.threads or (1 if model == "small" and not on_gpu else None),
-        model=model,
-        batch=args.batch,
-        negatives=args.negatives,
-        repeats=args.repeats,
-        attack_steps=args.attack_steps,
-        device=args.device,
-    )
+    try:
+        config = table2.Config(
+            seed=0,
+            threads=args.threads or (1 if model == "small" and not on_gpu else None),
+            model=model,
+            batch=args.batch,
+            negatives=args.negatives,
+            repeats=args.repeats,
+            attack_steps=args.attack_steps,
+            device=args.device,
+            flows=args.flows,
+        )
+    except ValueError as error:
+        raise BadUsage(str(error)) from error
     results = table2.run(config, args.output)
     return Outcome(plain(results), lambda: table2.render(results))
 

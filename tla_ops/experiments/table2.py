@@ -2,26 +2,23 @@
 
 The paper's "Mini-Batch TT" times the forward pass of the candidates: it grows by 1.76 ms an image,
 which is that pass on the authors' GPU, while the search among the features that come out of it is a
-negligible part of the arithmetic. The rows here split an iteration, so that this can be seen.
+negligible part of the arithmetic. The rows here split an iteration, so that this can be seen, and
+stand beside those of a second flow, in which a feature bank of as many rows takes the mini-batch's
+place and nothing is forwarded for it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import torch
 
-import tla_ops
-from tla_ops.training.attacks import pgd
+from tla_ops.experiments.table2_flows import PARTS, full_bank, iteration, random_batch
 from tla_ops.training.files import write_json
-from tla_ops.training.methods import Batch, pool_features, tla_loss
 from tla_ops.training.models import MODELS, Classifier
 from tla_ops.training.progress import Progress
 from tla_ops.training.report import environment, text_table
@@ -34,14 +31,16 @@ PAPER = {
     1000: (1.832, 3.621),
     2000: (3.548, 5.992),
 }
-PARTS = ("attack", "pool_forward", "mining", "training_step")
-EPSILON, STEP = Fraction(8, 255), Fraction(2, 255)
-WEIGHT, NORM_WEIGHT, MARGIN = 2.0, 1e-3, 0.03  # the paper's values for CIFAR-10
+FLOWS = ("paper", "bank")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is timed: the model's name in ``MODELS``, and the sizes."""
+    """What is timed: the model's name in ``MODELS``, the sizes, and which of ``FLOWS``.
+
+    Raises:
+        ValueError: for unknown or no flows, and for a bank alone without a size above 1.
+    """
 
     model: str
     batch: int
@@ -51,13 +50,32 @@ class Config:
     device: str
     seed: int
     threads: int | None = None  # None: as many as torch takes
+    flows: tuple[str, ...] = FLOWS
+
+    def __post_init__(self) -> None:
+        if not self.flows or set(self.flows) - set(FLOWS):
+            raise ValueError(
+                f"flows must be some of {', '.join(FLOWS)}, got {', '.join(self.flows)}"
+            )
+        if not self.cases:
+            raise ValueError(f"negatives must have a size above 1 for a bank, got {self.negatives}")
+
+    @property
+    def cases(self) -> list[tuple[int, str]]:
+        """(negative size, flow) of each row. A random negative, size 1, needs no candidate's
+        features, so that a bank has no part in it.
+        """
+        sizes, flows = dict.fromkeys(self.negatives), dict.fromkeys(self.flows)
+        return [(size, flow) for size in sizes for flow in flows if flow == "paper" or size > 1]
 
 
 def run(config: Config, output: Path | None = None) -> dict[str, Any]:
-    """Time every negative size on random images; each repeat takes all sizes in turn.
+    """Time every negative size on random images; each repeat takes all sizes in turn, and of each
+    size the flows in alternating order.
 
     Rows are written to ``output`` after each repeat. A negative size of 1 is a random
-    negative, as in the paper: no pool is forwarded and nothing is mined.
+    negative, as in the paper: no pool is forwarded, nothing is mined, and there is no row of a
+    bank.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
@@ -74,105 +92,42 @@ def _run(config: Config, output: Path | None) -> dict[str, Any]:
         model = MODELS[config.model]().to(device)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    batches = {size: random_batch(model, config, size) for size in config.negatives}
-    samples: dict[int, list[dict[str, float]]] = {size: [] for size in batches}
+    cases = config.cases
+    batches = {size: random_batch(model, config.batch, size, seed=config.seed) for size, _ in cases}
+    banks = {size: full_bank(model, batches[size]) for size, flow in cases if flow == "bank"}
+    samples: dict[tuple[int, str], list[dict[str, float]]] = {case: [] for case in cases}
     results: dict[str, Any] = environment(device) | {"configuration": asdict(config)}
-    with Progress("table2", len(batches) * (config.repeats + 1)) as progress:
+    with Progress("table2", len(cases) * (config.repeats + 1)) as progress:
         for repeat in range(config.repeats + 1):
-            for size, batch in batches.items():
-                sample = iteration(model, optimizer, batch, config.attack_steps)
+            for size, flow in in_turn(cases, repeat):
+                bank = banks[size] if flow == "bank" else None
+                sample = iteration(model, optimizer, batches[size], config.attack_steps, bank)
                 if repeat > 0:  # the first round warms up
-                    samples[size].append(sample)
-                progress.update(f"negative size {size}: {sample['total']:.3f} s")
+                    samples[size, flow].append(sample)
+                progress.update(f"{flow}, negative size {size}: {sample['total']:.3f} s")
             if repeat > 0:
-                rows = [row(samples[size], size, config, model) for size in batches]
-                results |= {"rows": rows, "slope_ms_per_candidate": slope(rows)}
+                rows = [row(samples[case], *case, config, model) for case in cases]
+                results |= {"rows": rows, "slope_ms_per_candidate": slopes(rows)}
                 if output is not None:
                     write_json(output, results)
     return results
 
 
-def random_batch(model: Classifier, config: Config, negatives: int) -> Batch:
-    """Uniform images of the model's shape, ten classes; those of the candidates take turns."""
-    generator = torch.Generator().manual_seed(config.seed)
-
-    def images(count: int) -> torch.Tensor:
-        return torch.rand(count, *model.image_shape, generator=generator).to(config.device)
-
-    labels = torch.randint(10, (config.batch,), generator=generator).to(config.device)
-    candidate_labels = torch.arange(negatives, device=config.device) % 10
-    return Batch(
-        images(config.batch), labels, images(config.batch), images(negatives), candidate_labels
-    )
-
-
-def iteration(
-    model: Classifier, optimizer: torch.optim.Optimizer, batch: Batch, attack_steps: int
-) -> dict[str, float]:
-    """One iteration of the paper's flow: seconds of its parts and in total; ``peak_mb`` on CUDA."""
-    seconds: dict[str, float] = {}
-    device = batch.images.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    clock = device_clock(device)
-
-    @contextmanager
-    def timed(part: str) -> Iterator[None]:
-        started = clock()
-        yield
-        seconds[part] = clock() - started
-
-    with timed("total"):
-        with timed("attack"):
-            adversarial = pgd(
-                model,
-                batch.images,
-                batch.labels,
-                epsilon=EPSILON,
-                step=STEP,
-                steps=attack_steps,
-            )
-        if len(batch.candidates) == 1:
-            seconds["pool_forward"] = seconds["mining"] = 0.0
-            index = torch.zeros_like(batch.labels)
-        else:
-            with timed("pool_forward"):
-                anchor, pool = pool_features(model, adversarial, batch.candidates)
-            with timed("mining"):
-                _, index = tla_ops.mine_negatives(
-                    anchor, pool, batch.labels, batch.candidate_labels
-                )
-        with timed("training_step"):
-            step = tla_loss(
-                model,
-                batch,
-                adversarial,
-                index,
-                weight=WEIGHT,
-                norm_weight=NORM_WEIGHT,
-                margin=MARGIN,
-            )
-            optimizer.zero_grad()
-            step.loss.backward()
-            optimizer.step()
-    if device.type == "cuda":
-        seconds["peak_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return seconds
-
-
-def device_clock(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds that first waits for the device's work."""
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return clock
+def in_turn(cases: Sequence[tuple[int, str]], repeat: int) -> list[tuple[int, str]]:
+    """The cases by size; which flow of a size goes first changes with each size and repeat."""
+    turns: list[tuple[int, str]] = []
+    for position, size in enumerate(dict.fromkeys(size for size, _ in cases)):
+        own = [case for case in cases if case[0] == size]
+        turns += own if (position + repeat) % 2 == 0 else reversed(own)
+    return turns
 
 
 def row(
-    samples: Sequence[dict[str, float]], negatives: int, config: Config, model: Classifier
+    samples: Sequence[dict[str, float]],
+    negatives: int,
+    flow: str,
+    config: Config,
+    model: Classifier,
 ) -> dict[str, Any]:
     """The repeat whose total is the median, so that its parts add up, in the fields that benchmark
     files share, and this table's own behind them.
@@ -182,11 +137,12 @@ def row(
     totals = [1e3 * sample["total"] for sample in samples]
     fifths = quantiles(totals, n=5, method="inclusive") if len(totals) > 1 else totals * 4
     total = 1e3 * typical["total"]
-    paper = PAPER.get(negatives, (None, None))
+    paper = PAPER.get(negatives, (None, None)) if flow == "paper" else (None, None)
     return {
         "bench": "table2",
         "impl": "tla_ops",
         "mode": "both",
+        "flow": flow,
         "B": config.batch,
         "M": negatives,
         "D": model.head.in_features,
@@ -203,9 +159,15 @@ def row(
     }
 
 
+def slopes(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float] | None]:
+    """:func:`slope` of each flow that has rows."""
+    flows = dict.fromkeys(entry["flow"] for entry in rows)
+    return {flow: slope([entry for entry in rows if entry["flow"] == flow]) for flow in flows}
+
+
 def slope(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
-    """Milliseconds each further candidate adds to the columns, by least squares over rows with a
-    pool; None below two.
+    """Milliseconds each further candidate adds to the columns, by least squares over a flow's rows
+    with a pool; None below two.
     """
     rows = [entry for entry in rows if entry["M"] > 1]
     if len(rows) < 2:
@@ -224,51 +186,76 @@ def _fit(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def render(results: dict[str, Any]) -> str:
-    """The table that `tla-ops bench table2` prints."""
+    """The tables that `tla-ops bench table2` prints."""
     config = results["configuration"]
-
-    def cell(entry: dict[str, Any], key: str) -> str:
-        if entry[key] is None:
-            return "-"
-        return f"{entry[key] / (1000 if key.endswith('_ms') else 1):.4g}"
-
+    rows = {(entry["M"], entry["flow"]): entry for entry in results["rows"]}
+    flows = [flow for flow in FLOWS if any(key[1] == flow for key in rows)]
     columns = {
-        "Mini-Batch TT": "mini_batch_ms",
-        "paper": "paper_mini_batch_s",
-        "Total TT": "median_ms",
-        "paper ": "paper_total_s",
-        "pool forward": "pool_forward_ms",
-        "mining": "mining_ms",
-        "attack": "attack_ms",
-        "training step": "training_step_ms",
+        "Mini-Batch TT": ("paper", "mini_batch_ms"),
+        "paper": ("paper", "paper_mini_batch_s"),
+        "Total TT": ("paper", "median_ms"),
+        "paper ": ("paper", "paper_total_s"),
+        "bank Mini-Batch TT": ("bank", "mini_batch_ms"),
+        "bank Total TT": ("bank", "median_ms"),
     }
-    table = [
-        [str(entry["M"]), *(cell(entry, key) for key in columns.values())]
-        for entry in results["rows"]
+    columns = {name: column for name, column in columns.items() if column[0] in flows}
+    header = ["negatives", *columns, *(["ratio"] if len(flows) == 2 else [])]
+    table = []
+    for size in dict.fromkeys(size for size, _ in rows):
+        cells = [_seconds(rows.get((size, flow)), key) for flow, key in columns.values()]
+        if len(flows) == 2:
+            totals = [rows[size, flow]["median_ms"] for flow in FLOWS if (size, flow) in rows]
+            cells.append(f"{totals[0] / totals[1]:.2f}" if len(totals) == 2 else "-")
+        table.append([str(size), *cells])
+    parts = [
+        [str(size), flow, *(_seconds(entry, f"{part}_ms") for part in PARTS)]
+        for (size, flow), entry in rows.items()
     ]
     lines = [
         f"Seconds an iteration, the median of {config['repeats']}: model {config['model']}, "
         f"batch {config['batch']}, PGD-{config['attack_steps']},",
         f"on {results['machine']} ({results['device']}).",
         "",
-        text_table(["negatives", *columns], table),
+        text_table(header, table),
+        "",
+        text_table(["negatives", "flow", *(part.replace("_", " ") for part in PARTS)], parts),
         "",
         "Mini-Batch TT = pool forward + mining; Total TT = that + attack + training step,",
         "all of the one repeat whose total is the median.",
-        "A negative size of 1 is a random negative: no pool is forwarded, nothing is mined.",
+        "A negative size of 1 is a random negative: no pool is forwarded, nothing is mined, and a",
+        "bank has no part in it.",
         "Paper: WRN-32-10, batch 50, one V100 (Table 2).",
     ]
-    per_image = results["slope_ms_per_candidate"]
-    if per_image is not None:
-        share = per_image["mining"] / per_image["mini_batch"]
-        paper = _fit(list(PAPER)[1:], [1e3 * PAPER[size][0] for size in list(PAPER)[1:]])
-        if per_image["mini_batch"] > 0 and 0 <= share <= 1:
-            measured = f"adds {per_image['mini_batch']:.4g} ms, {share:.1%} of it in mining"
-        else:
-            measured = "adds less than this run's noise: try more --repeats"
-        lines.append(f"Each further candidate {measured} (paper: {paper:.2f} ms).")
-    lines += [
-        "The paper's timer measures the forward pass of the pool, not the search in it: a faster",
-        "search cannot shorten that column; forwarding the pool faster, or not at all, does.",
-    ]
+    if "bank" in flows:
+        lines += [
+            "Bank: that many stored features take the mini-batch's place; its mining is one",
+            "operator with the triplets' loss. Ratio: Total TT over the bank's.",
+        ]
+    lines += [_added(*each) for each in results["slope_ms_per_candidate"].items() if each[1]]
+    if "paper" in flows:
+        lines += [
+            "The paper's timer measures the forward pass of the pool, not the search in it:",
+            "a faster search cannot shorten that column; forwarding the pool faster, or not at",
+            "all, does.",
+        ]
     return "\n".join(lines)
+
+
+def _seconds(entry: dict[str, Any] | None, key: str) -> str:
+    if entry is None or entry[key] is None:
+        return "-"
+    return f"{entry[key] / (1000 if key.endswith('_ms') else 1):.4g}"
+
+
+def _added(flow: str, per_image: dict[str, float]) -> str:
+    """What a further candidate costs a flow, and how much of that is the search."""
+    added, mining = per_image["mini_batch"], per_image["mining"]
+    share, beside = "", ""
+    if flow == "paper":
+        share = f", {mining / added:.1%} of it in mining" if added else ""
+        paper = _fit(list(PAPER)[1:], [1e3 * PAPER[size][0] for size in list(PAPER)[1:]])
+        beside = f" (paper: {paper:.2f} ms)"
+    measured = f"adds {added:.4g} ms{share}"
+    if added <= 0 or not 0 <= mining <= added:
+        measured = "adds less than this run's noise: try more --repeats"
+    return f"Each further {'candidate' if flow == 'paper' else 'row of a bank'} {measured}{beside}."
