@@ -10,7 +10,7 @@ place and nothing is forwarded for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -51,6 +51,7 @@ class Config:
     seed: int
     threads: int | None = None  # None: as many as torch takes
     flows: tuple[str, ...] = FLOWS
+    model_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.flows or set(self.flows) - set(FLOWS):
@@ -89,7 +90,7 @@ def _run(config: Config, output: Path | None) -> dict[str, Any]:
     device = torch.device(config.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = MODELS[config.model]().to(device)
+        model = MODELS[config.model](**config.model_options).to(device)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     cases = config.cases
@@ -178,6 +179,12 @@ def slope(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
     }
 
 
+def paper_slope() -> float:
+    """Milliseconds that the paper's Mini-Batch TT grows by with each candidate."""
+    sizes = [size for size in PAPER if size > 1]
+    return _fit(sizes, [1e3 * PAPER[size][0] for size in sizes])
+
+
 def _fit(x: Sequence[float], y: Sequence[float]) -> float:
     """Least-squares slope of y over x."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
@@ -253,8 +260,7 @@ def _added(flow: str, per_image: dict[str, float]) -> str:
     share, beside = "", ""
     if flow == "paper":
         share = f", {mining / added:.1%} of it in mining" if added else ""
-        paper = _fit(list(PAPER)[1:], [1e3 * PAPER[size][0] for size in list(PAPER)[1:]])
-        beside = f" (paper: {paper:.2f} ms)"
+        beside = f" (paper: {paper_slope():.2f} ms)"
     measured = f"adds {added:.4g} ms{share}"
     if added <= 0 or not 0 <= mining <= added:
         measured = "adds less than this run's noise: try more --repeats"

@@ -123,6 +123,6 @@ def _slope(dataset: str, times: dict[str, Any]) -> str:
         if slopes.get(flow)
     ]
     return (
-        f"{dataset}: each further candidate adds {', '.join(parts)} to an iteration; 1.76 ms in "
-        "the paper, with WRN-32-10 on one V100"
+        f"{dataset}: each further candidate adds {', '.join(parts)} to an iteration; "
+        f"{table2.paper_slope():.2f} ms in the paper, with WRN-32-10 on one V100"
     )
