@@ -1,5 +1,5 @@
-"""Renders docs/performance.md, docs/scaling.md, docs/training.md and their figures from
-benchmarks/results.
+"""Renders docs/performance.md, docs/scaling.md, docs/training.md, docs/reproduction.md and their
+figures from benchmarks/results.
 
 python benchmarks/render.py
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from render_latency import latency_tables, line
 from render_mining import grid_tables, long_table
+from render_reproduction import reproduction_page
 from render_scaling import figures, scaling_page
 from render_targets import targets_table
 from render_training import training_figures, training_page
@@ -133,11 +134,13 @@ def main() -> None:
     def every(name: str) -> list[dict]:
         return [_read(path) for path in sorted(results.glob(f"*/{name}.json"))]
 
+    made = [_read(path) for path in sorted(results.glob("*/reproduce/*.json"))]
     scaling, runs = every("scaling"), every("short_runs")
     pages = {
         "performance.md": page(results),
         "scaling.md": scaling_page(scaling),
         "training.md": training_page(every("train"), every("attacks"), runs),
+        "reproduction.md": reproduction_page(made),
     }
     for name, text in pages.items():
         (DOCS / name).write_text(text)

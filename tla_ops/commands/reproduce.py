@@ -196,10 +196,32 @@ def _listing() -> str:
 
 
 def _text(made: dict[str, Any], output: Path) -> str:
-    from tla_ops.experiments.page import page
+    """Our numbers, the paper's in brackets; ``table.md`` has the rest."""
+    lines = []
+    for name, metrics in made.items():
+        place = output / metrics["budget"] / name.replace("/", "-")
+        lines += [f"{name}: {metrics['title']} ({metrics['source']})", *metrics["notes"], ""]
+        for table in metrics["tables"]:
+            lines += [table["title"], _numbers(table), ""]
+        files = ["metrics.json", "table.md", *(figure["file"] for figure in metrics["figures"])]
+        lines += [f"written to {place}: {', '.join(files)}", ""]
+    return "\n".join(lines).rstrip()
 
-    pages = [page(metrics) for metrics in made.values()]
-    places = [
-        str(output / metrics["budget"] / name.replace("/", "-")) for name, metrics in made.items()
-    ]
-    return "\n\n".join([*pages, "\n".join(f"written to {place}" for place in places)])
+
+def _numbers(table: dict[str, Any]) -> str:
+    from tla_ops.experiments.tables import shown
+    from tla_ops.training.report import text_table
+
+    def cell(entry: dict[str, Any], kind: str) -> str:
+        if entry["paper"] is None:
+            return shown(entry["value"], kind)
+        return f"{shown(entry['value'], kind)} ({shown(entry['paper'], kind)})"
+
+    kinds = [column["kind"] for column in table["columns"]]
+    heads = [" ".join(filter(None, (column["group"], column["name"], column["note"])))
+             for column in table["columns"]]  # fmt: skip
+    # Numbers of columns stand in for heads that would make lines too long to read.
+    rows = [[name, *map(cell, cells, kinds)] for name, cells in table["rows"].items()]
+    numbers = [f"[{place}]" for place in range(1, len(heads) + 1)]
+    legend = [f"{number} {head}" for number, head in zip(numbers, heads, strict=True)]
+    return "\n".join([text_table([table["corner"], *numbers], rows), "; ".join(legend)])

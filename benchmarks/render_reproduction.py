@@ -1,0 +1,34 @@
+"""docs/reproduction.md: the papers' tables as far as they have been made, from the `metrics.json` of
+`tla-ops reproduce` that `keep_reproduction.py` put under benchmarks/results.
+"""
+
+from __future__ import annotations
+
+from tla_ops.experiments.page import page
+from tla_ops.experiments.targets import TARGETS
+
+INTRO = """# Reproduction
+
+Rendered by `benchmarks/render.py` from `benchmarks/results/*/reproduce/`. `tla-ops reproduce --list`
+shows every table and figure and what it needs; `tla-ops reproduce TARGET --budget full --data DIR`
+makes one as the paper has it. What stands here is what has been made so far, each with its budget,
+what differs from the paper's recipe, hardware and time. Smoke runs are left out: CI makes them all.
+"""
+
+
+def reproduction_page(documents: list[dict]) -> str:
+    """All documents, in the papers' order; their titles become sections, without their figures."""
+    order = list(TARGETS)
+    made = [document for document in documents if document["budget"] != "smoke"]
+    made.sort(key=lambda document: order.index(document["experiment"]))
+    parts = [INTRO]
+    for document in made:
+        text = page(document | {"figures": []})
+        parts.append("\n".join(_lower(line) for line in text.splitlines()))
+    if not made:
+        parts.append("Nothing has been made beyond smoke runs.")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _lower(line: str) -> str:
+    return f"#{line}" if line.startswith("#") else line
