@@ -1,5 +1,5 @@
-"""docs/reproduction.md: the papers' tables as far as they have been made, from the `metrics.json` of
-`tla-ops reproduce` that `keep_reproduction.py` put under benchmarks/results.
+"""docs/reproduction.md: the papers' tables as far as they have been made, from the `metrics.json`
+of `tla-ops reproduce` that `keep_reproduction.py` put under benchmarks/results.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from tla_ops.experiments.targets import TARGETS
 
 INTRO = """# Reproduction
 
-Rendered by `benchmarks/render.py` from `benchmarks/results/*/reproduce/`. `tla-ops reproduce --list`
-shows every table and figure and what it needs; `tla-ops reproduce TARGET --budget full --data DIR`
+Rendered by `benchmarks/render.py` from `benchmarks/results/*/reproduce/`. `tla-ops reproduce
+--list` shows every table and figure and what it needs; `tla-ops reproduce TARGET --budget full --data DIR`
 makes one as the paper has it. What stands here is what has been made so far, each with its budget,
 what differs from the paper's recipe, hardware and time. Smoke runs are left out: CI makes them all.
 """
