@@ -40,7 +40,7 @@ def test_version(capsys):
 
 VERBS = [
     *([], ["demo"], ["train"], ["evaluate"], ["bench"], ["bench", "table2"], ["bench", "train"]),
-    ["info"],
+    *(["report"], ["info"]),
 ]
 
 
@@ -78,6 +78,7 @@ def test_help_has_examples(verb, capsys):
         ["evaluate"],
         ["evaluate", "x.pt", "--images", "0"],
         ["bench", "train", "--repeats", "1"],
+        ["report"],
     ],
 )
 def test_bad_usage_is_2(arguments, capsys):

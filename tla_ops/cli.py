@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tla_ops.commands import bench, demo, evaluate, info, reproduce, train
+from tla_ops.commands import bench, demo, evaluate, info, report, reproduce, train
 from tla_ops.commands.shared import (
     BAD_USAGE,
     DONE,
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
             "tla-ops train digits-tla",
             "tla-ops evaluate runs/digits-tla/best.pt",
             "tla-ops reproduce --list",
+            "tla-ops report runs/reproduce",
             "tla-ops bench table2 --model small",
             "tla-ops info --json",
         ),
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     version = f"tla-ops {importlib.metadata.version('tla_ops')}"
     parser.add_argument("--version", action="version", version=version)
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, train, evaluate, reproduce, bench, info):
+    for command in (demo, train, evaluate, reproduce, report, bench, info):
         command.add(verbs)
     return parser
 

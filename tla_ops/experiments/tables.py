@@ -145,7 +145,8 @@ def markdown(table: dict[str, Any]) -> str:
             for name, cells in table["rows"].items()
         ),
     ]
-    below = "\n".join(f"- {escaped(text)}" for text in _below(table))
+    texts = filter(None, [_legend(table, "In brackets"), *table["notes"]])
+    below = "\n".join(f"- {escaped(text)}" for text in texts)
     return "\n".join(lines) + "\n" + (f"\n{below}\n" if below else "")
 
 
@@ -169,8 +170,9 @@ def _markdown_cell(cell: dict[str, Any], kind: str) -> str:
 
 
 def html(table: dict[str, Any]) -> str:
-    """The same facts as ``<figure class="table">``: the ``<table>`` within
-    ``<div class="scroll">``, the legend and the notes as a list below.
+    """The same facts as ``<figure class="table">``: title, legend, the ``<table>`` within
+    ``<div class="scroll">``, the notes as a list below. The class ``hidden`` is for what is read
+    aloud and copied, but not seen.
     """
     title = escape(table["title"])
     rows = "\n".join(
@@ -179,12 +181,14 @@ def html(table: dict[str, Any]) -> str:
         + "</tr>"
         for name, cells in table["rows"].items()
     )
-    items = "".join(f"<li>{escape(text)}</li>" for text in _below(table))
+    legend = _legend(table, "Small")
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table["notes"])
     return (
         f'<figure class="table">\n<figcaption>{title}</figcaption>\n'
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">\n<table>\n'
+        + (f'<p class="legend">{escape(legend)}</p>\n' if legend else "")
+        + f'<div class="scroll" role="region" tabindex="0" aria-label="{title}">\n<table>\n'
         f"<thead>\n{_html_head(table)}\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>\n"
-        + (f'<ul class="legend">{items}</ul>\n' if items else "")
+        + (f'<ul class="legend">{notes}</ul>\n' if notes else "")
         + "</figure>\n"
     )
 
@@ -212,6 +216,8 @@ def _html_name(column: dict[str, Any], span: str = "") -> str:
 def _html_cell(cell: dict[str, Any], kind: str) -> str:
     number = _marked(cell, kind, "<strong>", "</strong>")
     small = _small([part.replace(", -", ", −") for part in _beside(cell, kind)])
+    if cell["paper"] is not None:
+        small = small.replace("paper ", '<span class="hidden">paper </span>', 1)
     return f'<td><span class="ours">{number}</span>{_error(cell, kind)}{small}</td>'
 
 
@@ -223,8 +229,10 @@ def _kinds(table: dict[str, Any]) -> list[str]:
     return [column["kind"] for column in table["columns"]]
 
 
-def _below(table: dict[str, Any]) -> list[str]:
-    """What stands below a table: what its marks mean, those that it has, and its notes."""
+def _legend(table: dict[str, Any], beside: str) -> str:
+    """What a table's marks mean, those that it has; ``beside`` says where the paper's numbers
+    stand.
+    """
     cells = [cell for row in table["rows"].values() for cell in row]
     marks = []
     if any(cell["best"] for cell in cells):
@@ -235,10 +243,12 @@ def _below(table: dict[str, Any]) -> list[str]:
         marks.append("±: one standard error.")
     if any(cell["difference"] is not None for cell in cells):
         unit = ", of percentages in points" if "percent" in _kinds(table) else ""
-        marks.append(f"After the paper's number: ours minus the paper's{unit}.")
+        marks.append(f"{beside}: the paper's number, and ours minus the paper's{unit}.")
+    elif any(cell["paper"] is not None for cell in cells):
+        marks.append(f"{beside}: the paper's number.")
     if any(cell["value"] is None for cell in cells):
         marks.append(f"{DASH}: not measured.")
-    return [*([" ".join(marks)] if marks else []), *table["notes"]]
+    return " ".join(marks)
 
 
 def _marked(cell: dict[str, Any], kind: str, bold: str, end: str) -> str:
