@@ -10,9 +10,10 @@ from tla_ops.experiments.targets import TARGETS
 INTRO = """# Reproduction
 
 Rendered by `benchmarks/render.py` from `benchmarks/results/*/reproduce/`. `tla-ops reproduce
---list` shows every table and figure and what it needs; `tla-ops reproduce TARGET --budget full --data DIR`
-makes one as the paper has it. What stands here is what has been made so far, each with its budget,
-what differs from the paper's recipe, hardware and time. Smoke runs are left out: CI makes them all.
+--list` shows every table and figure and what it needs; `tla-ops reproduce TARGET --budget full
+--data DIR` makes one as the paper has it. What stands here is what has been made so far, each with
+its budget, what differs from the paper's recipe, hardware and time. Smoke runs are left out: CI
+makes them all.
 """
 
 

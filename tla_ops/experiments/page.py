@@ -45,9 +45,15 @@ def _image(figure: dict[str, Any]) -> str:
 
 
 def _part(part: dict[str, Any]) -> str:
+    runs = part.get("runs") or []
+    changes = [run.get("changed") or [] for run in runs]
+    common = [text for text in changes[0] if all(text in own for own in changes)] if runs else []
     lines = [_items(part.get("notes"))]
-    for run in part.get("runs") or ():
-        lines += [f"- {escaped(run_line(run))}", _items(run.get("changed"), "  ")]
+    if common and len(runs) > 1:
+        lines += ["- all runs differ from their recipes in", _items(common, "  ")]
+    for run, own in zip(runs, changes, strict=True):
+        rest = own if len(runs) == 1 else [text for text in own if text not in common]
+        lines += [f"- {escaped(run_line(run))}", _items(rest, "  ")]
     return "\n".join([f"{escaped(described(part))}\n", *filter(None, lines)]).rstrip()
 
 

@@ -253,7 +253,7 @@ def _legend(table: dict[str, Any], beside: str) -> str:
 
 def _marked(cell: dict[str, Any], kind: str, bold: str, end: str) -> str:
     """Our number within its marks; ``<u>`` is the same in Markdown and HTML, bold is given."""
-    text = DASH if cell["value"] is None else _number(cell["value"], kind)
+    text = shown(cell["value"], kind)
     text = f"<u>{text}</u>" if cell["worst"] else text
     return f"{bold}{text}{end}" if cell["best"] else text
 
@@ -275,6 +275,11 @@ def _beside(cell: dict[str, Any], kind: str) -> list[str]:
         difference = f"{_scale(kind) * cell['difference']:+.{decimals}f}"
         parts[0] += f", {difference if float(difference) else difference[1:]}"
     return [*parts, cell["note"]] if cell["note"] else parts
+
+
+def shown(value: float | None, kind: str) -> str:
+    """A number as tables have it, with its unit."""
+    return DASH if value is None else _number(value, kind)
 
 
 def _number(value: float, kind: str) -> str:

@@ -72,7 +72,7 @@ def swept(lab: Lab, setting: Setting, table: str) -> Table:
                for name in values]  # fmt: skip
     note = NOTE.format(threat.within(lab.budget).effort(), threat.epsilon)
     title = f"{sweep.title}: {heading(lab, setting)}"
-    return Table(title, "Method", columns, {"TLA": cells}, mark_worst=True, notes=[note])
+    return Table(title, "Method", columns, {"TLA": cells}, notes=[note])
 
 
 def layer(lab: Lab, setting: Setting, name: str) -> str:

@@ -30,7 +30,7 @@ def run(lab: Lab) -> Result:
                 lab, NAME, setting, models, threats(lab, setting), group=heading(lab, setting)
             )
         )
-    return Result([joined("Unseen types of attacks", blocks, worst=True, notes=NOTES)])
+    return Result([joined("Unseen types of attacks", blocks, notes=NOTES)])
 
 
 def threats(lab: Lab, setting: Setting) -> dict[str, Threat]:

@@ -34,4 +34,4 @@ def run(lab: Lab) -> Result:
         }
         group = f"{recipe.model}, {heading(lab, setting)}"
         blocks.append(accuracy_block(lab, NAME, setting, models, threats, group=group))
-    return Result([joined("Other network architectures", blocks, worst=True, notes=[NOTE])])
+    return Result([joined("Other network architectures", blocks, notes=[NOTE])])
