@@ -90,12 +90,15 @@ def value_block(
     return Block(list(columns.values()), rows)
 
 
-def heading(lab: Lab, setting: Setting) -> str:
-    """The data set, what it stands in for, and how many of its test images are looked at."""
+def named(setting: Setting) -> str:
+    """The data set and what it stands in for."""
     name = DATASETS[setting.dataset]
-    if setting.paper != setting.dataset:
-        name += f" in place of {DATASETS[setting.paper]}"
-    return f"{name}, {len(lab.test(setting)):,} test images"
+    return name if setting.paper == setting.dataset else f"{name} for {DATASETS[setting.paper]}"
+
+
+def heading(lab: Lab, setting: Setting) -> str:
+    """The data set, and how many of its test images are looked at."""
+    return f"{named(setting)}, {len(lab.test(setting)):,} test images"
 
 
 def level(setting: Setting, recipe: Recipe, printed: Fraction | str) -> Fraction:

@@ -17,7 +17,7 @@ from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.targets import ALL, THREE
 from tla_ops.experiments.threat import Threat
-from tla_ops.experiments.tla.blocks import heading, level
+from tla_ops.experiments.tla.blocks import level, named
 from tla_ops.experiments.tla.names import DATASETS, METHODS
 
 NAME = "tla/fig5"
@@ -35,7 +35,7 @@ def run(lab: Lab) -> Result:
     for setting in lab.settings(ALL):
         own = {METHODS[method]: detected(lab, setting, method) for method in THREE}
         curves[DATASETS[setting.dataset]] = own
-        columns.append(Column("AUC", heading(lab, setting), best=""))
+        columns.append(Column("AUC", named(setting), best=""))
         for name, curve in own.items():
             rows[name].append(Cell(_or_none(curve.auc)))
         best = max(own["AT"].auc, own["ALP"].auc)

@@ -13,7 +13,7 @@ from tla_ops.experiments.tables import Column
 from tla_ops.experiments.target import Result
 from tla_ops.experiments.targets import ALL, FOUR, THREE
 from tla_ops.experiments.threat import Threat
-from tla_ops.experiments.tla.blocks import Block, heading, joined, level, value_block
+from tla_ops.experiments.tla.blocks import Block, joined, level, named, value_block
 
 TABLES = {"false": "tla/table5", "true": "tla/supp-table3"}
 TITLES = {
@@ -49,7 +49,7 @@ def _block(lab: Lab, target: str, setting: Setting, toward: str) -> tuple[Block,
     levels = {name: level(setting, recipe, name) for name in (printed.columns if printed else ())}
     best = "max" if toward == "false" else "min"
     columns = {
-        name: Column(f"ε = {epsilon}", heading(lab, setting), kind="ratio", best=best)
+        name: Column(f"ε = {epsilon}", named(setting), kind="ratio", best=best)
         for name, epsilon in levels.items()
     }
     numbers: dict[str, Any] = {}

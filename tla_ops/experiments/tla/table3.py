@@ -9,7 +9,7 @@ from tla_ops.experiments.lab import Lab, Setting
 from tla_ops.experiments.target import Result
 from tla_ops.experiments.targets import THREE
 from tla_ops.experiments.threat import Threat
-from tla_ops.experiments.tla.blocks import accuracy_block, heading, joined, radius
+from tla_ops.experiments.tla.blocks import accuracy_block, joined, named, radius
 
 NAME = "tla/table3"
 NOTES = (
@@ -26,9 +26,7 @@ def run(lab: Lab) -> Result:
     for setting in lab.settings(("mnist", "cifar10")):
         models = {method: lab.trained(setting, method) for method in THREE}
         blocks.append(
-            accuracy_block(
-                lab, NAME, setting, models, threats(lab, setting), group=heading(lab, setting)
-            )
+            accuracy_block(lab, NAME, setting, models, threats(lab, setting), group=named(setting))
         )
     return Result([joined("Unseen types of attacks", blocks, notes=NOTES)])
 

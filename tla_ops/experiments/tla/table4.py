@@ -7,7 +7,7 @@ from tla_ops.experiments.lab import Lab
 from tla_ops.experiments.target import Result
 from tla_ops.experiments.targets import FOUR
 from tla_ops.experiments.threat import from_recipe
-from tla_ops.experiments.tla.blocks import accuracy_block, heading, joined
+from tla_ops.experiments.tla.blocks import accuracy_block, joined, named
 
 NAME = "tla/table4"
 VARIATIONS = {
@@ -32,6 +32,6 @@ def run(lab: Lab) -> Result:
         threats = {
             name: from_recipe(recipe, "pgd_long" if name == "pgd" else name) for name in columns
         }
-        group = f"{recipe.model}, {heading(lab, setting)}"
+        group = f"{recipe.model}, {named(setting)}"
         blocks.append(accuracy_block(lab, NAME, setting, models, threats, group=group))
     return Result([joined("Other network architectures", blocks, notes=[NOTE])])

@@ -9,7 +9,7 @@ from tla_ops.experiments.tables import Column
 from tla_ops.experiments.target import Result
 from tla_ops.experiments.targets import ALL, THREE
 from tla_ops.experiments.threat import from_recipe
-from tla_ops.experiments.tla.blocks import Block, heading, joined, value_block
+from tla_ops.experiments.tla.blocks import Block, joined, named, value_block
 
 NAME = "tla/table6"
 NOTE = (
@@ -40,5 +40,5 @@ def _block(lab: Lab, setting: Setting, k: int) -> Block:
         known, asked = lab.features(trained, pool), lab.features(trained, queries)
         return knn_accuracy(known, pool.labels, asked, test.labels, k)
 
-    columns = {name: Column(title, heading(lab, setting)) for name, title in COLUMNS.items()}
+    columns = {name: Column(title, named(setting)) for name, title in COLUMNS.items()}
     return value_block(lab, NAME, setting, THREE, columns, measure)
