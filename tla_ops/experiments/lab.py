@@ -33,7 +33,7 @@ from tla_ops.training.evaluate import accuracy
 from tla_ops.training.files import plain, write_atomically, write_json
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.models import Classifier
-from tla_ops.training.recipe import Recipe, load_recipe
+from tla_ops.training.recipe import Recipe, load_recipe, method_options
 from tla_ops.training.run_parts import fingerprint
 
 STAND_IN = "digits"
@@ -137,19 +137,20 @@ class Lab:
         ``variation``, then the user's over it.
         """
         printed = load_recipe(f"{dataset}-{method}")
-        known = printed.as_dict() | vars(printed)
+        known = vars(printed) | method_options(printed.method)
         # A variation may be of another network, whose options are its own.
         other_model = any(_key(override) == "model" for override in variation)
-        given = [*self.budget.overrides(dataset), *variation, *self.overrides]
-        kept = [
-            override
-            for override in given
-            if _key(override) in known
-            and not (_key(override) == "candidates" and not printed.candidates)
-            and not (_key(override) == "model_options" and other_model)
-        ]
+
+        def fits(override: str) -> bool:
+            key = _key(override)
+            if key == "candidates" and not printed.candidates:
+                return False
+            return key in known and not (key == "model_options" and other_model)
+
         own = ["model_options={}"] if other_model else []
-        return load_recipe(printed.name, [f"seed={self.seed}", *own, *kept])
+        budget = filter(fits, self.budget.overrides(dataset))
+        chosen = filter(fits, self.overrides)
+        return load_recipe(printed.name, [f"seed={self.seed}", *own, *budget, *variation, *chosen])
 
     def trained(self, setting: Setting, method: str, *variation: str) -> Trained:
         """The model of ``DATASET-METHOD`` and a ``variation`` of its recipe: found, or trained."""

@@ -31,7 +31,8 @@ GAIN = "TLA's gain"
 
 def run(lab: Lab) -> Result:
     curves: dict[str, dict[str, Curve]] = {}
-    columns, rows = [], {METHODS[method]: [] for method in THREE} | {GAIN: []}
+    columns: list[Column] = []
+    rows: dict[str, list[Cell]] = {name: [] for name in (*(METHODS[m] for m in THREE), GAIN)}
     for setting in lab.settings(ALL):
         own = {METHODS[method]: detected(lab, setting, method) for method in THREE}
         curves[DATASETS[setting.dataset]] = own
