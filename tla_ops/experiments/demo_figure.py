@@ -10,14 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tla_ops.training.files import write_atomically
+from tla_ops.experiments.style import CLASS_COLOURS, save
 
-# Paul Tol's "muted" scheme, safe for colour-blind readers; numerals at the class centres say the
-# same again.
-CLASS_COLOURS = [
-    *("#332288", "#CC6677", "#117733", "#DDCC77", "#88CCEE"),
-    *("#882255", "#44AA99", "#999933", "#AA4499", "#888888"),
-]
 CLEAN_COLOUR, PGD_COLOUR = "#4477AA", "#EE7733"
 TITLE = "Smoke-size demonstration on the UCI digits: three ways to train, one attack"
 
@@ -50,7 +44,7 @@ def draw(panels: Sequence[Panel], footnote: str, path: Path) -> None:
         _scatter(axis, panel)
     axes[0].set_ylabel("second principal component")
     _legend(below)
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    save(figure, path)
 
 
 def _bars(axis: Any, panels: Sequence[Panel]) -> None:
