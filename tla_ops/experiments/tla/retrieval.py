@@ -7,9 +7,9 @@ from __future__ import annotations
 import torch
 
 from tla_ops.experiments import paper
-from tla_ops.experiments.figures import Retrieved, retrieval_figure
 from tla_ops.experiments.lab import Lab, Setting
 from tla_ops.experiments.neighbours import retrieve
+from tla_ops.experiments.retrieval_figure import Retrieval, retrieval_figure
 from tla_ops.experiments.style import save
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
@@ -41,7 +41,9 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
     names = class_names(setting.dataset, lab.dataset(setting.dataset).classes)
     threat = from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
     query = chosen(lab, setting, figure)
-    rows, shown = {}, {}
+    true = names[int(test.labels[query])]
+    rows: dict[str, list[Cell]] = {}
+    shown: dict[str, list[Retrieval]] = {}
     for method in printed["methods"]:
         trained = lab.trained(setting, method)
         known = lab.features(trained, pool)
@@ -52,15 +54,14 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
             right = pool.labels[found] == test.labels[:, None]
             cells.append(Cell(right.double().mean().item()))
             halves.append(
-                Retrieved(
-                    images[query].cpu(),
-                    pool.take(found[query]).cpu(),
+                Retrieval(
+                    images[query],
+                    true,
+                    pool.take(found[query]),
                     [names[label] for label in pool.labels[found[query]].tolist()],
-                    right[query].tolist(),
                 )
             )
         rows[METHODS[method]], shown[METHODS[method]] = cells, halves
-    true = names[int(test.labels[query])]
     columns = [Column("clean query"), Column("adversarial query")]
     note = NOTE.format(NEIGHBOURS, f"{len(pool):,}")
     table = Table(heading(lab, setting), "Method", columns, rows, notes=[note])
@@ -72,7 +73,7 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
         f"{figure}-{setting.dataset}",
         caption,
         f"Rows of images, one for each of {', '.join(rows)}: {caption}",
-        lambda path: save(retrieval_figure(shown, true), path),
+        lambda path: save(retrieval_figure(shown), path),
     )
     return Result([table], [drawing])
 
