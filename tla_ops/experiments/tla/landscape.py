@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
 from tla_ops.experiments.figures import heatmap_figure
 from tla_ops.experiments.lab import Lab
 from tla_ops.experiments.landscape import loss_surface, random_directions, roughness
@@ -21,7 +27,9 @@ def run(lab: Lab) -> Result:
     for setting in lab.settings(("tiny-imagenet",)):
         test, points = lab.test(setting), POINTS[lab.budget.name]
         radius = lab.recipe(setting.dataset, "at").epsilon
-        surfaces, notes, rows = {}, {}, {}
+        surfaces: dict[str, dict[str, Tensor]] = {}
+        notes: dict[str, dict[str, str]] = {}
+        rows: dict[str, list[Cell]] = {}
         for method in THREE:
             model = lab.trained(setting, method).model
             name = METHODS[method]
@@ -46,9 +54,16 @@ def run(lab: Lab) -> Result:
                 f"Cross entropy around test images along two random directions, to ±{radius} in "
                 "each pixel; each column has the same directions and one scale.",
                 f"Heat maps of the loss, rows {', '.join(rows)}, columns three images.",
-                lambda path, surfaces=surfaces, notes=notes, radius=radius: save(
-                    heatmap_figure(surfaces, radius, notes), path
-                ),
+                partial(_draw, surfaces, radius, notes),
             )
         )  # fmt: skip
     return Result(tables, figures)
+
+
+def _draw(
+    surfaces: dict[str, dict[str, Tensor]],
+    radius: Fraction,
+    notes: dict[str, dict[str, str]],
+    path: Path,
+) -> None:
+    save(heatmap_figure(surfaces, radius, notes), path)

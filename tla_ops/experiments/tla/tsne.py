@@ -115,9 +115,14 @@ def _pair(lab: Lab, setting: Setting, figure: str) -> Result:
         mistaken = features[taken_for == false]
         clean = [lab.features(trained, part.images[:count]) for part in (images, others)]
         points = tsne(torch.cat([*clean, mistaken]), seed=lab.seed)
-        parts = points.split([len(clean[0]), len(clean[1]), len(mistaken)])
+        here, there, moved = points.split([len(clean[0]), len(clean[1]), len(mistaken)])
         panels[METHODS[method]] = pair_panel(
-            *parts, names[true], names[false], f"{len(mistaken)} of {len(images)} mistaken"
+            here,
+            there,
+            moved,
+            names[true],
+            names[false],
+            f"{len(mistaken)} of {len(images)} mistaken",
         )
         cells[METHODS[method]] = [Cell(len(mistaken) / len(images))]
     column = Column(f"{names[true]} taken for {names[false]}", note=f"of {len(images)}", best="min")
