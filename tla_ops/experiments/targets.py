@@ -33,11 +33,11 @@ _TARGETS = [
     ),
     Target("tla/table6", "K nearest neighbours in feature space", "tla.table6", ALL, THREE),
     Target(
-        "tla/fig1", "Adversarial images of one class, t-SNE", "tla.tsne", ("cifar10",), FOUR,
+        "tla/fig1", "Adversarial images of deer, t-SNE", "tla.tsne", ("cifar10",), FOUR,
         arguments={"figure": "fig1"},
     ),
     Target(
-        "tla/fig2", "Adversarial images and their false class, t-SNE", "tla.tsne", ("cifar10",),
+        "tla/fig2", "Adversarial trucks and natural birds, t-SNE", "tla.tsne", ("cifar10",),
         FOUR, arguments={"figure": "fig2"},
     ),
     Target(
@@ -63,17 +63,17 @@ _TARGETS = [
     ),
     *(
         Target(
-            f"tla/supp-fig{number}", "Adversarial images of the other classes, t-SNE", "tla.tsne",
-            ("cifar10",), FOUR, arguments={"figure": f"supp-fig{number}"},
+            f"tla/supp-fig{number}", f"Adversarial {what}, t-SNE", "tla.tsne", ("cifar10",), FOUR,
+            arguments={"figure": f"supp-fig{number}"},
         )
-        for number in (1, 2, 3)
-    ),
-    *(
-        Target(
-            f"tla/supp-fig{number}", "Adversarial images and another false class, t-SNE",
-            "tla.tsne", ("cifar10",), FOUR, arguments={"figure": f"supp-fig{number}"},
+        for number, what in enumerate(
+            (
+                "images of airplane, automobile, bird", "images of cat, dog, frog",
+                "images of horse, ship, truck", "frogs and natural horses",
+                "horses and natural airplanes", "airplanes and natural horses",
+            ),
+            1,
         )
-        for number in (4, 5, 6)
     ),
     Target(
         "tla/supp-fig7", "Nearest neighbours by AT, ALP and TLA", "tla.retrieval", ("cifar10",),

@@ -37,7 +37,7 @@ def run(lab: Lab) -> Result:
             for row in range(IMAGES):
                 image, label = test.images[row], int(test.labels[row])
                 directions = random_directions(image.shape, lab.seed + row)
-                surface = loss_surface(model, image, label, directions, radius, points).cpu()
+                surface = loss_surface(model, image, label, directions, float(radius), points).cpu()
                 rough = roughness(surface)
                 surfaces[name][f"Image {row + 1}"] = surface
                 notes[name][f"Image {row + 1}"] = f"roughness {rough:.2g}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tla_ops.experiments import paper
-from tla_ops.experiments.embedding import class_spread, tsne
+from tla_ops.experiments.embedding import silhouette, tsne
 from tla_ops.experiments.figures import Panel, false_class_panel, pair_panel, scatter_figure
 from tla_ops.experiments.lab import Lab, Setting, Trained
 from tla_ops.experiments.style import save
@@ -80,7 +80,7 @@ def _one_class(lab: Lab, setting: Setting, figure: str) -> Result:
             points = tsne(torch.cat([clean, features]), seed=lab.seed)
             wrong = taken_for != label
             share = wrong.double().mean().item()
-            spread = class_spread(features[wrong], taken_for[wrong])
+            spread = silhouette(features[wrong], taken_for[wrong])
             panels[METHODS[method]] = false_class_panel(
                 points[: len(clean)], points[len(clean) :], taken_for.cpu(), names, label,
                 f"{share:.0%} misclassified",
