@@ -179,16 +179,21 @@ def _listing() -> str:
     rows = [
         [
             name,
-            target.title.ljust(max(len(other.title) for other in TARGETS.values())),
+            target.title,
             ", ".join(target.datasets),
             ", ".join(target.methods),
             f"[{EXTRAS[target.extras[0]][1]}]" if target.extras else "-",
         ]
         for name, target in TARGETS.items()
     ]
+    table = [["target", "what", "data", "trains", "extra"], *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    header, *rows = [
+        [cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in table
+    ]
     return "\n".join(
         [
-            text_table(["target", "what", "data", "trains", "extra"], rows),
+            text_table(header, rows),
             "",
             *(f"--budget {name}: {what}" for name, what in WORDS.items()),
         ]
