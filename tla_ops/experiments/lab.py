@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from tla_ops.training import attacks, checkpoint, trainer
 from tla_ops.training.attacks import model_mode
 from tla_ops.training.data import Dataset, hold_out
 from tla_ops.training.evaluate import accuracy
-from tla_ops.training.files import plain, write_atomically, write_json
+from tla_ops.training.files import plain, write_json
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.models import Classifier
 from tla_ops.training.recipe import Recipe, load_recipe, method_options
@@ -158,7 +158,8 @@ class Lab:
         if start is not None:
             self.trained(setting, start)
         recipe, folder = self._place(setting.dataset, method, *variation)
-        if not (folder / "result.json").exists():
+        if not _read(folder / "result.json"):
+            (folder / "result.json").unlink(missing_ok=True)  # damaged: last.pt has what it said
             self.say(f"training {recipe.name} ({folder.name})")
             began = time.perf_counter()
             trainer.train(
@@ -231,10 +232,12 @@ class Lab:
         """What ``measure`` finds, which ``about`` decides: plain values, measured once."""
         stem = name.partition(":")[0]
         path = self.output / "evaluations" / f"{stem}-{_digest(about)[:16]}.json"
-        if not path.exists():
+        kept = _read(path)
+        if kept.get("about") != plain(about) or not isinstance(kept.get("found"), dict):
             self.say(name)
             write_json(path, {"name": name, "about": about, "found": measure()})
-        found: dict[str, Any] = json.loads(path.read_text())["found"]
+            kept = _read(path)
+        found: dict[str, Any] = kept["found"]
         return found
 
     def adversarial(self, trained: Trained, threat: Threat, images: ImageSet) -> Tensor:
@@ -242,12 +245,12 @@ class Lab:
         threat = threat.within(self.budget)
         key = _digest(self._about(trained, threat, images, None))
         path = self.output / "adversarial" / f"{trained.name}-{threat.kind}-{key[:16]}.pt"
-        if path.exists():
-            kept: Tensor = torch.load(path, map_location=self.device, weights_only=True)
-            return kept
+        with suppress(FileNotFoundError, checkpoint.CheckpointError, KeyError):
+            kept: Tensor = checkpoint.read(path)["images"]
+            return kept.to(self.device)
         self.say(f"{trained.name}: {len(images)} images under {threat.kind} {threat.effort()}")
         adversarial = self._attacked(trained, threat, images, None)
-        write_atomically(path, lambda file: torch.save(adversarial.cpu(), file))
+        checkpoint.save(path, {"images": adversarial.cpu()})
         return adversarial
 
     def features(self, trained: Trained, images: Tensor | ImageSet) -> Tensor:
@@ -327,14 +330,13 @@ class Lab:
                 "runs": [],
             },
         )
-        result = json.loads((folder / "result.json").read_text())
-        took = folder / "seconds.json"
+        result = _read(folder / "result.json")
         run = {
             "method": made.recipe.method,
             "name": made.name,
             "steps": result["step"],
             "best_step": result["best"]["step"],
-            "seconds": json.loads(took.read_text())["seconds"] if took.exists() else None,
+            "seconds": _read(folder / "seconds.json").get("seconds"),
             "seed": made.recipe.seed,
             "checkpoint": str((folder / "best.pt").relative_to(self.output)),
             "recipe": made.recipe.as_dict(),
@@ -352,6 +354,14 @@ def changed(recipe: Recipe) -> list[str]:
         for key in sorted(printed.keys() | here.keys())
         if printed.get(key) != here.get(key) and key not in ("seed", "init_from")
     ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object's content; nothing where the file is missing or damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _start(dataset: str, method: str) -> str | None:
