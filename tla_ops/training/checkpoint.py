@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from tla_ops.training.files import write_atomically
 from tla_ops.training.models import Classifier, build
 
 FORMAT = 1
+DAMAGED = (
+    *(zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError),
+    *(RuntimeError, LookupError, ValueError, TypeError, AttributeError),
+)
+"""What reading a file raises that is no checkpoint, or was one."""
 
 
 class CheckpointError(ValueError):
@@ -31,10 +37,13 @@ def read(path: Path) -> dict[str, Any]:
         CheckpointError: not a checkpoint, or one of another version.
     """
     try:
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:  # torch does not look at the checksums
+                raise zipfile.BadZipFile
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
