@@ -331,19 +331,21 @@ class Lab:
             },
         )
         result = _read(folder / "result.json")
-        run = {
-            "method": made.recipe.method,
-            "name": made.name,
-            "steps": result["step"],
-            "best_step": result["best"]["step"],
-            "seconds": _read(folder / "seconds.json").get("seconds"),
-            "seed": made.recipe.seed,
-            "checkpoint": str((folder / "best.pt").relative_to(self.output)),
-            "recipe": made.recipe.as_dict(),
-            "changed": changed(made.recipe),
-        }
+        run = plain(
+            {
+                "method": made.recipe.method,
+                "name": made.name,
+                "steps": result["step"],
+                "best_step": result["best"]["step"],
+                "seconds": _read(folder / "seconds.json").get("seconds"),
+                "seed": made.recipe.seed,
+                "checkpoint": str((folder / "best.pt").relative_to(self.output)),
+                "recipe": made.recipe.as_dict(),
+                "changed": changed(made.recipe),
+            }
+        )
         if run not in part["runs"]:
-            part["runs"].append(plain(run))
+            part["runs"].append(run)
 
 
 def changed(recipe: Recipe) -> list[str]:
