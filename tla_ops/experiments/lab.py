@@ -11,6 +11,7 @@ or another table that needs the same, finds it:
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -33,7 +34,7 @@ from tla_ops.training.evaluate import accuracy
 from tla_ops.training.files import plain, write_json
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.models import Classifier
-from tla_ops.training.recipe import Recipe, load_recipe, method_options
+from tla_ops.training.recipe import METHODS, Recipe, load_recipe, method_options
 from tla_ops.training.run_parts import fingerprint
 
 STAND_IN = "digits"
@@ -137,20 +138,18 @@ class Lab:
         ``variation``, then the user's over it.
         """
         printed = load_recipe(f"{dataset}-{method}")
-        known = vars(printed) | method_options(printed.method)
-        # A variation may be of another network, whose options are its own.
-        other_model = any(_key(override) == "model" for override in variation)
-
-        def fits(override: str) -> bool:
-            key = _key(override)
-            if key == "candidates" and not printed.candidates:
-                return False
-            return key in known and not (key == "model_options" and other_model)
-
-        own = ["model_options={}"] if other_model else []
-        budget = filter(fits, self.budget.overrides(dataset))
-        chosen = filter(fits, self.overrides)
-        return load_recipe(printed.name, [f"seed={self.seed}", *own, *budget, *variation, *chosen])
+        layers = (self.budget.overrides(dataset), variation, self.overrides)
+        # A network's options come with its name: those meant for another one are not its own.
+        named = [layer for layer in layers if "model" in map(_key, layer)]
+        kept = [
+            override
+            for layer in layers
+            for override in layer
+            if _takes(printed, _key(override))
+            and not (_key(override) == "model_options" and named and layer is not named[-1])
+        ]
+        own = ["model_options={}"] if named else []
+        return load_recipe(printed.name, [f"seed={self.seed}", *own, *kept])
 
     def trained(self, setting: Setting, method: str, *variation: str) -> Trained:
         """The model of ``DATASET-METHOD`` and a ``variation`` of its recipe: found, or trained."""
@@ -372,6 +371,15 @@ def _start(dataset: str, method: str) -> str | None:
 
 def _key(override: str) -> str:
     return override.partition("=")[0].partition(".")[0]
+
+
+def _takes(printed: Recipe, key: str) -> bool:
+    """Whether a key decides anything of a recipe's method."""
+    if key == "candidates":
+        return printed.candidates > 0
+    if key == "bank":
+        return key in inspect.signature(METHODS[printed.method]).parameters
+    return key in vars(printed) or key in method_options(printed.method)
 
 
 def _digest(*content: Any) -> str:
