@@ -117,15 +117,16 @@ def run(args: argparse.Namespace) -> Outcome:
         seed=args.seed,
     )
     made = {}
-    for target in targets:
-        lab.say(f"{target.name}: {target.title}")
-        try:
+    try:
+        _prepare(lab, targets)
+        for target in targets:
+            lab.say(f"{target.name}: {target.title}")
             made[target.name] = make(target, lab)
-        except recipes.RecipeError as error:
-            raise BadUsage(str(error)) from error
-        except (RunError, CheckpointError) as error:
-            raise CommandError(str(error)) from error
-        lab.say(f"{target.name}: done in {made[target.name]['seconds']:.1f} s")
+            lab.say(f"{target.name}: done in {made[target.name]['seconds']:.1f} s")
+    except recipes.RecipeError as error:
+        raise BadUsage(f"--set {str(error).removeprefix('--set ')}") from error
+    except (RunError, CheckpointError) as error:
+        raise CommandError(str(error)) from error
     return Outcome(made, lambda: _text(made, args.output))
 
 
@@ -145,6 +146,17 @@ def _check_datasets(args: argparse.Namespace, targets: list[Any]) -> None:
         raise BadUsage(
             f"--datasets must be among {', '.join(sorted(every))}, got {sorted(unknown)[0]}"
         )
+
+
+def _prepare(lab: Any, targets: list[Any]) -> None:
+    """Fail before anything is trained: for a value that a recipe does not take, for missing data."""
+    for target in targets:
+        for setting in lab.settings(target.datasets):
+            for method in target.methods:
+                lab.recipe(setting.dataset, method)
+    for target in targets:
+        for setting in lab.settings(target.datasets):
+            lab.dataset(setting.dataset)
 
 
 def _check_override(override: str) -> None:

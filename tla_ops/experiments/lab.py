@@ -34,7 +34,7 @@ from tla_ops.training.evaluate import accuracy
 from tla_ops.training.files import plain, write_json
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.models import Classifier
-from tla_ops.training.recipe import METHODS, Recipe, load_recipe, method_options
+from tla_ops.training.recipe import METHODS, Recipe, RecipeError, load_recipe, method_options
 from tla_ops.training.run_parts import fingerprint
 
 STAND_IN = "digits"
@@ -136,6 +136,9 @@ class Lab:
     def recipe(self, dataset: str, method: str, *variation: str) -> Recipe:
         """The recipe ``DATASET-METHOD`` as this lab runs it: the budget's keys, then the target's
         ``variation``, then the user's over it.
+
+        Raises:
+            RecipeError: an override that does not make sense, or leaves nothing to measure.
         """
         printed = load_recipe(f"{dataset}-{method}")
         layers = (self.budget.overrides(dataset), variation, self.overrides)
@@ -149,7 +152,15 @@ class Lab:
             and not (_key(override) == "model_options" and named and layer is not named[-1])
         ]
         own = ["model_options={}"] if named else []
-        return load_recipe(printed.name, [f"seed={self.seed}", *own, *kept])
+        made = load_recipe(printed.name, [f"seed={self.seed}", *own, *kept])
+        lacking = sorted(printed.eval_steps.keys() - made.eval_steps.keys())
+        if lacking:
+            raise RecipeError(f"eval_steps must have steps for {', '.join(lacking)}, got none")
+        if not made.val_images:
+            raise RecipeError("val_images must be at least 1 to choose a model by, got 0")
+        if not made.epsilon:
+            raise RecipeError("epsilon must be above 0 for there to be an attack, got 0")
+        return made
 
     def trained(self, setting: Setting, method: str, *variation: str) -> Trained:
         """The model of ``DATASET-METHOD`` and a ``variation`` of its recipe: found, or trained."""
