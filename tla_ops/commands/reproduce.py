@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +165,8 @@ def _check_override(override: str) -> None:
     from tla_ops.training import recipe as recipes
 
     key = override.partition("=")[0].partition(".")[0]
-    known = {
-        name
-        for printed in map(recipes.load_recipe, recipes.recipe_names())
-        for name in printed.as_dict()
-    } - {"name", "dataset", "method", "seed", "init_from"}
+    own = {"name", "dataset", "method", "options", "seed", "init_from"}
+    known = {field.name for field in fields(recipes.Recipe)} - own
     known |= {name for method in recipes.METHODS for name in recipes.method_options(method)}
     if "=" not in override or key not in known:
         raise BadUsage(f"--set must be KEY=VALUE, KEY one of {', '.join(sorted(known))}, "

@@ -154,7 +154,8 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     path = Path(recipe)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{recipe}.yaml"
-        if str(recipe) not in recipe_names():
+        files = {file.stem for file in FOLDER.glob("*.yaml")}
+        if str(recipe) not in files or "method" not in _flat(path):
             raise RecipeError(f"recipe must be one of {', '.join(recipe_names())} or a .yaml file, "
                               f"got {str(recipe)!r}")  # fmt: skip
     values = {"name": path.stem} | _flat(path)
