@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> Outcome:
         if args.output.resolve() in {p.resolve() for p in (args.checkpoint, args.source) if p}:
             raise BadUsage(f"--output {args.output}: is a checkpoint to read")
     if {"autoattack", "deepfool", "cw_l2", "jsma"} & set(args.attacks):
-        need(args.name, "art")
+        need(args.name, "art", *(["multiprocess"] if "autoattack" in args.attacks else []))
     device = torch.device(found_device(args.device))
     try:
         model, recipe = checkpoint.read_model(args.checkpoint)

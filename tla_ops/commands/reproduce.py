@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _check_datasets(args: argparse.Namespace, targets: list[Any]) -> None:
-    from tla_ops.experiments.lab import STAND_IN
+    from tla_ops.experiments.targets import STAND_IN
 
     for target in targets:
         known = (STAND_IN, *target.datasets)
@@ -178,7 +178,7 @@ def _about(target: Any) -> dict[str, Any]:
         "title": target.title,
         "datasets": list(target.datasets),
         "methods": list(target.methods),
-        "extras": [EXTRAS[name][1] for name in target.extras],
+        "extras": list(dict.fromkeys(EXTRAS[name][1] for name in target.extras)),
     }
 
 

@@ -22,6 +22,7 @@ EXTRAS = {
     "PIL": ("pillow", "train"),
     "huggingface_hub": ("huggingface_hub", "train"),
     "art": ("adversarial-robustness-toolbox", "eval"),
+    "multiprocess": ("multiprocess", "eval"),
 }
 
 

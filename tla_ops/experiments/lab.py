@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from tla_ops.experiments.budget import Budget
+from tla_ops.experiments.targets import STAND_IN
 from tla_ops.experiments.threat import SLOW, Threat
 from tla_ops.training import attacks, checkpoint, trainer
 from tla_ops.training.attacks import model_mode
@@ -37,8 +38,6 @@ from tla_ops.training.models import Classifier
 from tla_ops.training.recipe import METHODS, Recipe, RecipeError, load_recipe, method_options
 from tla_ops.training.run_parts import fingerprint
 
-STAND_IN = "digits"
-"""Embedded in scikit-learn; takes the place of a target's first data set where none is given."""
 FINE_TUNED = {"tiny-imagenet": "at"}
 """TLA models that the paper fine-tunes, and the method whose model they start from."""
 

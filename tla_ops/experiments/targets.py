@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from tla_ops.experiments.target import Target
 
 ALL = ("mnist", "cifar10", "tiny-imagenet")
+STAND_IN = "digits"
+"""Embedded in scikit-learn; takes the place of a target's first data set where none is given."""
 TABLE1 = ("um", "at", "alp", "tla-rn", "tla-sa", "tla")
 FOUR = ("um", "at", "alp", "tla")
 THREE = ("at", "alp", "tla")
 
 _TARGETS = [
     Target(
-        "tla/table1", "Accuracy under l∞ attacks", "tla.table1", ALL, TABLE1, extras=("art",)
+        "tla/table1", "Accuracy under l∞ attacks", "tla.table1", ALL, TABLE1,
+        extras=("art", "multiprocess"),
     ),
     Target(
         "tla/table2", "Size of the mini-batch that negatives come from", "tla.table2",
