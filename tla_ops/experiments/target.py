@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from tla_ops.experiments.page import page
 from tla_ops.experiments.tables import Table
-from tla_ops.training.files import write_atomically, write_json
+from tla_ops.training.files import plain, write_atomically, write_json
 
 SMOKE = "a smoke run: it shows that every part runs, and says nothing about the methods"
 SHORT = "a short run: less training and fewer images than the paper's"
@@ -87,7 +87,7 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
         figures.append(
             {"file": f"{drawing.name}.png", "caption": drawing.caption, "alt": drawing.alt}
         )
-    metrics = {
+    metrics: dict[str, Any] = {
         "experiment": target.name,
         "title": target.title,
         "source": paper.source(target.name),
@@ -102,6 +102,7 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
         "figures": figures,
         "numbers": dict(result.numbers),
     }
+    metrics = plain(metrics)
     write_json(folder / "metrics.json", metrics)
     text = page(metrics)
     write_atomically(folder / "table.md", lambda file: file.write(text.encode()))
