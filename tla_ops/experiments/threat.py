@@ -106,7 +106,8 @@ def from_recipe(recipe: Recipe, name: str) -> Threat:
     kind = {"pgd_long": "pgd", "pgd20r": "pgd"}.get(name, name)
     return Threat(
         kind, recipe.epsilon, recipe.attack_step, recipe.eval_steps[name],
-        restarts=RESTARTS if name == "pgd20r" else 1, norm=recipe.attack_norm,
+        restarts=RESTARTS if name == "pgd20r" else 1,
+        norm="linf" if kind in ("mim", "cw") else recipe.attack_norm,
         early_stop=kind != "transfer",
     )  # fmt: skip
 
@@ -148,7 +149,16 @@ def _cw_l2(threat: Threat, seed: int) -> Attack:
 
 
 def _jsma(threat: Threat, seed: int) -> Attack:
-    return partial(art_attacks.jsma, theta=1.0, gamma=float(threat.epsilon))
+    def bounded(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        size = images[0].numel()
+        pairs = int(threat.epsilon * size) // 2
+        if pairs == 0:
+            return images
+        # ART changes a further pair while the share that has changed is not above gamma.
+        share = (2 * pairs - 1) / size
+        return art_attacks.jsma(model, images, labels, theta=1.0, gamma=share)
+
+    return bounded
 
 
 def _autoattack(threat: Threat, seed: int) -> Attack:
