@@ -78,7 +78,7 @@ def add(verbs: Any) -> None:
         metavar="KEY=VALUE",
         help="another value for a key of every recipe that has it; may be repeated",
     )
-    option("--seed", type=at_least(0), default=0, help="of trainings and attacks (default: 0)")
+    option("--seed", type=at_least(0, 2**61), default=0, help="of trainings and attacks (default: 0)")
     option("--device", type=any_device, default="auto", help="auto, cpu, cuda, cuda:1")
     finish(parser, "reproduce", run)
 

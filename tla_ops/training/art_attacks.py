@@ -335,7 +335,7 @@ def _undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
         for value, _, _ in kept:
             value.requires_grad_(False)
             value.grad = None
-        random.seed(seed)
+        random.seed(seed % 2**32)  # NumPy takes no larger ones
         with torch.random.fork_rng(devices=[]):  # ART's data loaders draw from it
             yield
     finally:
