@@ -128,7 +128,7 @@ def load_data(name: str, dataset: str, folder: str | None) -> Any:
         try:
             return data.load(dataset, folder, progress=progress)
         except ValueError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(f"--data: {str(error).removeprefix('load: ')}") from error
 
 
 def at_least(lowest: int, highest: float = float("inf")) -> Callable[[str], int]:
