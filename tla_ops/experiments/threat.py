@@ -150,7 +150,7 @@ def _cw_l2(threat: Threat, seed: int) -> Attack:
 
 def _jsma(threat: Threat, seed: int) -> Attack:
     def bounded(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        size = images[0].numel()
+        size = images.shape[1:].numel()
         pairs = int(threat.epsilon * size) // 2
         if pairs == 0:
             return images
