@@ -170,11 +170,13 @@ class Lab:
         if not _read(folder / "result.json"):
             (folder / "result.json").unlink(missing_ok=True)  # damaged: last.pt has what it said
             self.say(f"training {recipe.name} ({folder.name})")
+            whole = not (folder / "last.pt").exists()
             began = time.perf_counter()
             trainer.train(
                 recipe, self.dataset(setting.dataset), folder, resume=True, device=str(self.device)
             )
-            write_json(folder / "seconds.json", {"seconds": time.perf_counter() - began})
+            if whole:  # of an interrupted run nobody knows all of its seconds
+                write_json(folder / "seconds.json", {"seconds": time.perf_counter() - began})
         made = self._trained.get(folder.name)
         if made is None:
             path = folder / "best.pt"
