@@ -310,7 +310,7 @@ class Lab:
             "threat": threat.as_dict(),
             "model": trained.digest,
             "source": None if source is None else source.digest,
-            "images": fingerprint(images),
+            "images": _identified(images),
             "seed": self.seed,
         }
 
@@ -322,7 +322,7 @@ class Lab:
             before = self._place(dataset, start)[1]
         key = _digest(
             recipe.as_dict(),
-            fingerprint(self.dataset(dataset).train),
+            _identified(self.dataset(dataset).train),
             None if before is None else before.name,
         )
         if before is not None:
@@ -375,6 +375,11 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
+
+
+def _identified(images: ImageSet) -> str:
+    """Of the pixels that a model sees, which the stored bytes and their scale decide."""
+    return f"{fingerprint(images)}/{images.scale:g}"
 
 
 def _start(dataset: str, method: str) -> str | None:
