@@ -45,8 +45,9 @@ from tla_ops.training.run_parts import (
 FILES = ("last.pt", "best.pt", "metrics.csv", "result.json")
 RESUMABLE = (
     *("max_steps", "epochs", "val_every", "checkpoint_every", "log_every", "name", "eval_steps"),
+    "init_from",
 )
-"""Keys that may differ between a run and its continuation."""
+"""Keys that may differ between a run and its continuation, which needs its start no more."""
 
 
 class RunError(ValueError):
