@@ -78,7 +78,9 @@ def add(verbs: Any) -> None:
         metavar="KEY=VALUE",
         help="another value for a key of every recipe that has it; may be repeated",
     )
-    option("--seed", type=at_least(0, 2**61), default=0, help="of trainings and attacks (default: 0)")
+    option(
+        "--seed", type=at_least(0, 2**61), default=0, help="of trainings and attacks (default: 0)"
+    )
     option("--device", type=any_device, default="auto", help="auto, cpu, cuda, cuda:1")
     finish(parser, "reproduce", run)
 
@@ -150,7 +152,7 @@ def _check_datasets(args: argparse.Namespace, targets: list[Any]) -> None:
 
 
 def _prepare(lab: Any, targets: list[Any]) -> None:
-    """Fail before anything is trained: for a value that a recipe does not take, for missing data."""
+    """Fail before anything is trained: for a value that no recipe takes, or for missing data."""
     for target in targets:
         for setting in lab.settings(target.datasets):
             for method in target.methods:
