@@ -78,7 +78,7 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
     lab.begin()
     with lab.threads():
         result = target.run(lab)
-        about = environment(lab.device)
+        machine = environment(lab.device)
     folder = lab.output / lab.budget.name / target.folder
     folder.mkdir(parents=True, exist_ok=True)
     figures = []
@@ -95,7 +95,7 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
         "complete": True,
         "seconds": time.perf_counter() - started,
         "notes": [*_notes(lab), *result.notes],
-        "environment": about,
+        "environment": machine,
         "seed": lab.seed,
         "parts": list(lab.parts.values()),
         "tables": [table.as_dict() for table in result.tables],
