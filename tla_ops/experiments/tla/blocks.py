@@ -11,7 +11,7 @@ from tla_ops.experiments.lab import Lab, Setting, Trained
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.threat import SLOW, Threat
 from tla_ops.experiments.tla.names import ATTACKS, DATASETS, METHODS
-from tla_ops.training.recipe import Recipe, load_recipe
+from tla_ops.training.recipe import Recipe, RecipeError, load_recipe
 
 
 class Block(NamedTuple):
@@ -88,6 +88,18 @@ def value_block(
             for name in columns
         ]
     return Block(list(columns.values()), rows)
+
+
+def left_to_the_target(lab: Lab, *keys: str) -> None:
+    """Refuse the user's overrides of keys that a target sets itself: they would be over its own,
+    and columns that are named by a value have models of another.
+
+    Raises:
+        RecipeError: one of them is overridden.
+    """
+    for override in lab.overrides:
+        if (key := override.partition("=")[0].partition(".")[0]) in keys:
+            raise RecipeError(f"{key} must be left to the table, which sets it, got {override!r}")
 
 
 def named(setting: Setting) -> str:

@@ -12,7 +12,7 @@ from tla_ops.experiments.style import save
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.threat import from_recipe
-from tla_ops.experiments.tla.blocks import heading
+from tla_ops.experiments.tla.blocks import heading, left_to_the_target
 
 LAYERS = {
     "lenet": {"lower": "body.6", "middle": "body.13"},  # the two poolings
@@ -40,13 +40,15 @@ NOTE = "Accuracy of TLA under PGD, {}, ε = {}."
 
 def run(lab: Lab, table: str) -> Result:
     """``table``: a key of `SWEEPS`."""
+    sweep = SWEEPS[table]
+    left_to_the_target(lab, sweep.key, *(text.partition("=")[0] for text in sweep.fixed))
     tables, figures = [], []
     for setting in lab.settings(("mnist",)):
         made = swept(lab, setting, table)
         tables.append(made)
         printed = paper.panel(f"tla/{table}", setting.paper)
         names = printed.columns if printed else ()
-        figures.append(_drawing(setting, made, SWEEPS[table], names))
+        figures.append(_drawing(setting, made, sweep, names))
     return Result(tables, figures)
 
 

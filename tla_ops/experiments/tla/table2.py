@@ -12,7 +12,7 @@ from tla_ops.experiments.lab import Lab, Setting, Trained
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Result
 from tla_ops.experiments.threat import from_recipe
-from tla_ops.experiments.tla.blocks import heading
+from tla_ops.experiments.tla.blocks import heading, left_to_the_target
 from tla_ops.experiments.tla.names import ATTACKS
 from tla_ops.training.report import cpu_name
 
@@ -29,6 +29,7 @@ RANDOM = "Size 1 is a random negative, TLA-RN, as in the paper. TT: training tim
 
 
 def run(lab: Lab) -> Result:
+    left_to_the_target(lab, "candidates", "bank")
     tables, numbers = [], {}
     for setting in lab.settings(("cifar10",)):
         times = timed(lab, setting)
