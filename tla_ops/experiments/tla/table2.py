@@ -14,7 +14,7 @@ from tla_ops.experiments.target import Result
 from tla_ops.experiments.threat import from_recipe
 from tla_ops.experiments.tla.blocks import heading, left_to_the_target
 from tla_ops.experiments.tla.names import ATTACKS
-from tla_ops.training.report import cpu_name
+from tla_ops.training.report import environment
 
 NAME = "tla/table2"
 FLOWS = {"paper": "The paper's flow", "bank": "A feature bank"}
@@ -69,7 +69,8 @@ def timed(lab: Lab, setting: Setting) -> dict[str, Any]:
         device=str(lab.device),
         seed=lab.seed,
     )
-    about = {"timed": asdict(config), "machine": cpu_name()}
+    machine = environment(lab.device)
+    about = {"timed": asdict(config), **{key: machine[key] for key in ("machine", "threads")}}
     return lab.kept(f"{NAME}: timing {recipe.model}", about, lambda: table2.run(config))
 
 
