@@ -36,7 +36,7 @@ def run(lab: Lab) -> Result:
         numbers[setting.dataset] = times
         tables += [_table(lab, setting, flow, times) for flow in FLOWS]
     notes = [_slope(dataset, times) for dataset, times in numbers.items()]
-    return Result(tables, numbers=numbers, notes=notes)
+    return Result(tables, numbers=numbers, notes=list(filter(None, notes)))
 
 
 def sizes(lab: Lab, setting: Setting) -> list[int]:
@@ -118,13 +118,14 @@ def _printed(setting: Setting, size: int, column: str) -> float | None:
 
 
 def _slope(dataset: str, times: dict[str, Any]) -> str:
+    """Empty where too few sizes were timed for one."""
     slopes = times["slope_ms_per_candidate"]
     parts = [
         f"{slopes[flow]['mini_batch']:.3g} ms in {title[0].lower()}{title[1:]}"
         for flow, title in FLOWS.items()
         if slopes.get(flow)
     ]
-    return (
+    return parts and (
         f"{dataset}: each further candidate adds {', '.join(parts)} to an iteration; "
         f"{table2.paper_slope():.2f} ms in the paper, with WRN-32-10 on one V100"
     )
