@@ -13,6 +13,7 @@ from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.threat import from_recipe
 from tla_ops.experiments.tla.blocks import heading, left_to_the_target
+from tla_ops.training.layers import LOGITS, PENULTIMATE
 
 LAYERS = {
     "lenet": {"lower": "body.6", "middle": "body.13"},  # the two poolings
@@ -61,7 +62,9 @@ def swept(lab: Lab, setting: Setting, table: str) -> Table:
     threat = from_recipe(lab.recipe(setting.dataset, "tla"), "pgd_long")
     for name in values:
         value = layer(lab, setting, name) if sweep.key == "layer" else name
-        trained = lab.trained(setting, "tla", *sweep.fixed, f"{sweep.key}={value}")
+        # The recipe's own layer is not set: the model is that of the other tables with λ1 = 2.
+        own = [] if value == PENULTIMATE else [f"{sweep.key}={value}"]
+        trained = lab.trained(setting, "tla", *sweep.fixed, *own)
         row = lab.accuracy(trained, threat, test)
         cells.append(
             Cell(
@@ -80,7 +83,7 @@ def swept(lab: Lab, setting: Setting, table: str) -> Table:
 def layer(lab: Lab, setting: Setting, name: str) -> str:
     """A layer of the paper's as the recipe's ``layer``."""
     if name in ("higher", "logit"):
-        return {"higher": "penultimate", "logit": "logits"}[name]
+        return {"higher": PENULTIMATE, "logit": LOGITS}[name]
     return LAYERS[lab.recipe(setting.dataset, "tla").model][name]
 
 
