@@ -14,6 +14,7 @@ from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.threat import from_recipe
 from tla_ops.experiments.tla.blocks import heading, left_to_the_target
 from tla_ops.training.layers import LOGITS, PENULTIMATE
+from tla_ops.training.recipe import RecipeError
 
 LAYERS = {
     "lenet": {"lower": "body.6", "middle": "body.13"},  # the two poolings
@@ -81,10 +82,19 @@ def swept(lab: Lab, setting: Setting, table: str) -> Table:
 
 
 def layer(lab: Lab, setting: Setting, name: str) -> str:
-    """A layer of the paper's as the recipe's ``layer``."""
+    """A layer of the paper's as the recipe's ``layer``.
+
+    Raises:
+        RecipeError: "lower" or "middle" of a network that `LAYERS` lacks.
+    """
     if name in ("higher", "logit"):
         return {"higher": PENULTIMATE, "logit": LOGITS}[name]
-    return LAYERS[lab.recipe(setting.dataset, "tla").model][name]
+    model = lab.recipe(setting.dataset, "tla").model
+    if model not in LAYERS:
+        raise RecipeError(
+            f"model must be one of {', '.join(LAYERS)} for the layers of the table, got {model!r}"
+        )
+    return LAYERS[model][name]
 
 
 def _drawing(setting: Setting, table: Table, sweep: Sweep, names: Sequence[str]) -> Drawing:
