@@ -24,6 +24,7 @@ ROWS = 3
 PAIRS = {"supp-fig6": ("airplane", "horse")}
 """The supplement prints one caption for its figures 5 and 6; the second is taken for the other
 direction."""
+NO_IMAGES = "no test images of the class"
 ATTACK = "PGD as in Table 1's longer one, without stopping where it succeeds"
 
 
@@ -83,7 +84,7 @@ def _one_class(lab: Lab, setting: Setting, figure: str) -> Result:
             spread = silhouette(features[wrong], taken_for[wrong])
             panels[METHODS[method]] = false_class_panel(
                 points[: len(clean)], points[len(clean) :], taken_for.cpu(), names, label,
-                f"{share:.0%} misclassified",
+                f"{share:.0%} misclassified" if len(images) else NO_IMAGES,
             )  # fmt: skip
             cells[METHODS[method]] += [Cell(share), Cell(spread)]
         rows[names[label]] = panels
@@ -122,9 +123,9 @@ def _pair(lab: Lab, setting: Setting, figure: str) -> Result:
             moved,
             names[true],
             names[false],
-            f"{len(mistaken)} of {len(images)} mistaken",
+            f"{len(mistaken)} of {len(images)} mistaken" if len(images) else NO_IMAGES,
         )
-        cells[METHODS[method]] = [Cell(len(mistaken) / len(images))]
+        cells[METHODS[method]] = [Cell(len(mistaken) / len(images) if len(images) else None)]
     column = Column(f"{names[true]} taken for {names[false]}", note=f"of {len(images)}", best="min")
     table = Table(heading(lab, setting), "Method", [column], cells, notes=[f"{ATTACK}."])
     caption = (
