@@ -98,8 +98,9 @@ def _one_class(lab: Lab, setting: Setting, figure: str) -> Result:
     )
     table = Table(heading(lab, setting), "Method", columns, cells, notes=[note])
     caption = (
-        f"Penultimate features of adversarial images of one class, {', '.join(rows)}, by the class "
-        "they are taken for (colours), and of clean images of their true class (grey); t-SNE."
+        f"Penultimate features of adversarial images of {', '.join(rows)}, a class a row, by the "
+        "class they are taken for (colours; crosses: still right), and of clean images of their "
+        "true class (grey); t-SNE."
     )
     return _result(setting, figure, table, rows, caption)
 
