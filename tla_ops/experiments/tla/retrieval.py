@@ -19,9 +19,8 @@ from tla_ops.experiments.tla.names import CLASSES, METHODS, class_names
 
 NEIGHBOURS = 5
 NOTE = (
-    "Share of the {} nearest training images ({} of them) that are of the query's class, over all "
-    "test images as queries. The figure shows one: the first test image of its class whose "
-    "adversarial version AT misclassifies, as the paper's caption has it where there is one."
+    "Share of the {} nearest of {} training images that are of the query's class, over all test "
+    "images as queries. The figure shows one, the first test image {}."
 )
 
 
@@ -40,7 +39,7 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
     pool, test = lab.pool(setting), lab.test(setting)
     names = class_names(setting.dataset, lab.dataset(setting.dataset).classes)
     threat = from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
-    query = chosen(lab, setting, figure)
+    query, why = chosen(lab, setting, figure)
     true = names[int(test.labels[query])]
     rows: dict[str, list[Cell]] = {}
     shown: dict[str, list[Retrieval]] = {}
@@ -63,7 +62,7 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
             )
         rows[METHODS[method]], shown[METHODS[method]] = cells, halves
     columns = [Column("clean query"), Column("adversarial query")]
-    note = NOTE.format(NEIGHBOURS, f"{len(pool):,}")
+    note = NOTE.format(NEIGHBOURS, f"{len(pool):,}", why)
     table = Table(heading(lab, setting), "Method", columns, rows, notes=[note])
     caption = (
         f"Nearest training images to a clean image of class {true} (left) and to its adversarial "
@@ -78,18 +77,26 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
     return Result([table], [drawing])
 
 
-def chosen(lab: Lab, setting: Setting, figure: str) -> int:
-    """The query's row among the test images; that of the paper is not known."""
+def chosen(lab: Lab, setting: Setting, figure: str) -> tuple[int, str]:
+    """The query's row among the test images, and of what it is the first; that of the paper is not
+    known.
+    """
     printed, test = paper.settings(f"tla/{figure}"), lab.test(setting)
+    names = class_names(setting.dataset, lab.dataset(setting.dataset).classes)
     threat = from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
     at = lab.trained(setting, "at")
     taken_for = lab.predictions(at, lab.adversarial(at, threat, test))
-    of_class = test.labels == CLASSES[setting.paper].index(printed["class"])
-    wrong = of_class & (taken_for != test.labels)
-    wanted = torch.zeros_like(wrong)
+    label = CLASSES[setting.paper].index(printed["class"])
+    name, of_class = names[label], test.labels == label
+    choices = {
+        f"of {name} whose adversarial version AT misclassifies": taken_for != test.labels,
+        f"of {name}: AT misclassifies none": torch.ones_like(of_class),
+    }
     if "taken_for" in printed:
-        wanted = of_class & (taken_for == CLASSES[setting.paper].index(printed["taken_for"]))
-    for rows in (wanted, wrong, of_class):
-        if rows.any():
-            return int(rows.nonzero()[0, 0])
-    return 0
+        false = CLASSES[setting.paper].index(printed["taken_for"])
+        why = f"of {name} whose adversarial version AT takes for {names[false]}, as in the paper"
+        choices = {why: taken_for == false} | choices
+    for why, wanted in choices.items():
+        if (rows := (of_class & wanted).nonzero()).numel():
+            return int(rows[0, 0]), why
+    return 0, f"of any class: none is of {name}"
