@@ -40,7 +40,7 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
     names = class_names(setting.dataset, lab.dataset(setting.dataset).classes)
     threat = from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
     query, why = chosen(lab, setting, figure)
-    true = names[int(test.labels[query])]
+    true, count = names[int(test.labels[query])], min(NEIGHBOURS, len(pool))
     rows: dict[str, list[Cell]] = {}
     shown: dict[str, list[Retrieval]] = {}
     for method in printed["methods"]:
@@ -49,7 +49,7 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
         adversarial = lab.adversarial(trained, threat, test)
         halves, cells = [], []
         for images in (test.images, adversarial):
-            found = retrieve(lab.features(trained, images), known, NEIGHBOURS)
+            found = retrieve(lab.features(trained, images), known, count)
             right = pool.labels[found] == test.labels[:, None]
             cells.append(Cell(right.double().mean().item()))
             halves.append(
@@ -62,7 +62,7 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
             )
         rows[METHODS[method]], shown[METHODS[method]] = cells, halves
     columns = [Column("clean query"), Column("adversarial query")]
-    note = NOTE.format(NEIGHBOURS, f"{len(pool):,}", why)
+    note = NOTE.format(count, f"{len(pool):,}", why)
     table = Table(heading(lab, setting), "Method", columns, rows, notes=[note])
     caption = (
         f"Nearest training images to a clean image of class {true} (left) and to its adversarial "
