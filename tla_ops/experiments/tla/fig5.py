@@ -39,7 +39,9 @@ def run(lab: Lab) -> Result:
         columns.append(Column("AUC", named(setting), best=""))
         for name, curve in own.items():
             rows[name].append(Cell(_or_none(curve.auc)))
-        best = max(own["AT"].auc, own["ALP"].auc)
+        baselines = [own["AT"].auc, own["ALP"].auc]
+        # Python's max takes NaN for the better or the worse, by its place.
+        best = math.nan if any(map(math.isnan, baselines)) else max(baselines)
         printed = paper.value(NAME, setting.paper, "tla", "auc_gain")
         rows[GAIN].append(Cell(_or_none(own["TLA"].auc - best), printed))
     table = Table("Detection of misclassified images", "Method", columns, rows, notes=[NOTE])
