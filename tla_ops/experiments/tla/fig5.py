@@ -19,6 +19,7 @@ from tla_ops.experiments.targets import ALL, THREE
 from tla_ops.experiments.threat import Threat
 from tla_ops.experiments.tla.blocks import level, named
 from tla_ops.experiments.tla.names import DATASETS, METHODS
+from tla_ops.training.image_set import hold_out
 
 NAME = "tla/fig5"
 NOTE = (
@@ -62,9 +63,8 @@ def detected(lab: Lab, setting: Setting, method: str) -> Curve:
     """The ROC curve of one model's features."""
     trained = lab.trained(setting, method)
     pool, test = lab.pool(setting), lab.test(setting)
-    # Half of the training images as they are, the other half adversarial.
-    rows = torch.arange(len(pool), device=lab.device)
-    clean, attacked = pool.subset(rows[0::2]), pool.subset(rows[1::2])
+    # Half of each class as it is, the other half adversarial: a class has a Gaussian of its own.
+    clean, attacked = hold_out(pool, len(pool) // 2)
     fitted = lab.adversarial(trained, threat(lab, setting, "train"), attacked)
     features = torch.cat([lab.features(trained, clean), lab.features(trained, fitted)])
     detector = fit(features, torch.cat([clean.labels, attacked.labels]))
