@@ -1,4 +1,4 @@
-"""The supplement's Figure 8: the loss around three images along two random directions."""
+"""The supplement's Figure 8: the loss around three random images along two random directions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from tla_ops.experiments.figures import heatmap_figure
@@ -27,6 +28,10 @@ def run(lab: Lab) -> Result:
     for setting in lab.settings(("tiny-imagenet",)):
         test, points = lab.test(setting), POINTS[lab.budget.name]
         radius = lab.recipe(setting.dataset, "at").epsilon
+        # Drawn: a data set may lie sorted by class.
+        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(lab.seed))
+        sample = test.subset(order[:IMAGES].to(lab.device))
+        labels: list[int] = sample.labels.tolist()
         surfaces: dict[str, dict[str, Tensor]] = {}
         notes: dict[str, dict[str, str]] = {}
         rows: dict[str, list[Cell]] = {}
@@ -34,15 +39,14 @@ def run(lab: Lab) -> Result:
             model = lab.trained(setting, method).model
             name = METHODS[method]
             surfaces[name], notes[name], rows[name] = {}, {}, []
-            for row in range(IMAGES):
-                image, label = test.images[row], int(test.labels[row])
+            for row, (image, label) in enumerate(zip(sample.images, labels, strict=True)):
                 directions = random_directions(image.shape, lab.seed + row)
                 surface = loss_surface(model, image, label, directions, float(radius), points).cpu()
                 rough = roughness(surface)
                 surfaces[name][f"Image {row + 1}"] = surface
                 notes[name][f"Image {row + 1}"] = f"roughness {rough:.2g}"
                 rows[name].append(Cell(rough))
-        columns = [Column(f"Image {row + 1}", kind="ratio", best="min") for row in range(IMAGES)]
+        columns = [Column(f"Image {row + 1}", kind="ratio", best="min") for row in range(len(sample))]
         note = (
             "Roughness: the mean absolute second difference of the cross entropy between "
             f"neighbours of a grid of {points} × {points} points within ±{radius}."
@@ -52,8 +56,8 @@ def run(lab: Lab) -> Result:
             Drawing(
                 f"landscape-{setting.dataset}",
                 f"Cross entropy around test images along two random directions, to ±{radius} in "
-                "each pixel; each column has the same directions and one scale.",
-                f"Heat maps of the loss, rows {', '.join(rows)}, columns three images.",
+                "each pixel along either; each column has the same directions and one scale.",
+                f"Heat maps of the loss, rows {', '.join(rows)}, columns {len(sample)} images.",
                 partial(_draw, surfaces, radius, notes),
             )
         )  # fmt: skip
