@@ -46,7 +46,8 @@ def run(lab: Lab) -> Result:
                 surfaces[name][f"Image {row + 1}"] = surface
                 notes[name][f"Image {row + 1}"] = f"roughness {rough:.2g}"
                 rows[name].append(Cell(rough))
-        columns = [Column(f"Image {row + 1}", kind="ratio", best="min") for row in range(len(sample))]
+        names = [f"Image {row + 1}" for row in range(len(sample))]
+        columns = [Column(name, kind="ratio", best="min") for name in names]
         note = (
             "Roughness: the mean absolute second difference of the cross entropy between "
             f"neighbours of a grid of {points} × {points} points within ±{radius}."

@@ -125,7 +125,9 @@ def _slope(dataset: str, times: dict[str, Any]) -> str:
         for flow, title in FLOWS.items()
         if slopes.get(flow)
     ]
-    return parts and (
+    if not parts:
+        return ""
+    return (
         f"{dataset}: each further candidate adds {', '.join(parts)} to an iteration; "
         f"{table2.paper_slope():.2f} ms in the paper, with WRN-32-10 on one V100"
     )
