@@ -2,7 +2,7 @@
 
 One YAML file a paper beside this module; a target's first part names its file: ``tla/table1`` is in
 ``tla.yaml``. Methods are called as in recipes (``um``, ``tla-rn``), data sets as in
-:data:`tla_ops.training.data.DATASETS`. Needs the extra ``[train]``.
+:data:`tla_ops.training.data.DATASETS`, and "imagenet". Needs the extra ``[train]``.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ class Panel(NamedTuple):
     steps: tuple[int | None, ...]
     """Of each column's attack; None where the table prints none."""
     rows: dict[str, tuple[float | None, ...]]
-    """By method, or by what the table varies; None where nothing is printed."""
+    """By method, or by what the table varies, parts joined by "/": "at2l/mixed/10". None where
+    nothing is printed."""
     unit: str
-    """"percent" (99.52), "ratio", or "mixed": percent beside columns of seconds."""
+    """"percent" (99.52: accuracy), "error_percent" (0.48: images misclassified), "ratio", or
+    "mixed": percent beside columns of seconds."""
 
 
 def targets() -> tuple[str, ...]:
-    """Every table and figure that has an entry, in the papers' order."""
+    """Every table and figure that has an entry, a paper after the other, in their order."""
     return tuple(target for path in sorted(FOLDER.glob("*.yaml")) for target in _read(path))
 
 
@@ -58,7 +60,8 @@ def panel(target: str, dataset: str) -> Panel | None:
 
 
 def value(target: str, dataset: str, row: str, column: str) -> float | None:
-    """One number: a percentage as a share in [0, 1], seconds and ratios as printed.
+    """One number: a percentage as a share in [0, 1], of errors where it is one of errors; seconds
+    and ratios as printed.
 
     None where the paper has no such data set, row or column, or prints nothing there.
 
