@@ -1,15 +1,10 @@
-"""The TLA paper's numbers and settings against its text, row by row.
+"""The TLA paper's numbers and settings against its text, row by row."""
 
-The text is not part of this repository: the environment variable TLA_PAPER names its folder, or it
-lies in shared/paper beside the checkout.
-"""
-
-import os
 import re
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
+from paper_texts import assert_printed, assert_quoted, running, text
 
 pytest.importorskip("yaml", reason="the papers' numbers are YAML files: extra [train]")
 
@@ -37,13 +32,6 @@ HEADINGS = {
     "deepfool": "DeeoFool", "adversarial": "Adv", "mini_batch_seconds": "Mini-Batch TT",
     "total_seconds": "Total TT",
 }  # fmt: skip
-
-
-def text(name):
-    for folder in (os.environ.get("TLA_PAPER"), Path(__file__).parents[2] / "shared" / "paper"):
-        if folder and (Path(folder) / name).is_file():
-            return (Path(folder) / name).read_text(encoding="utf-8")
-    pytest.skip(f"neither TLA_PAPER nor shared/paper beside the checkout has {name}")
 
 
 def between(name, start, end):
@@ -229,21 +217,12 @@ PRINTED = [
 
 @pytest.mark.parametrize(("name", "pattern", "target", "keys"), PRINTED)
 def test_settings_are_as_printed(name, pattern, target, keys):
-    (match,) = re.finditer(pattern, " ".join(text(name).split()))
-    for printed, key in zip(match.groups(), keys.split(), strict=True):
-        levels, _, path = key.rpartition("*")
-        kept = paper.settings(target)
-        for part in path.split("."):
-            kept = kept[part]
-        if printed[0].isdigit():
-            assert Fraction(printed) == Fraction(kept) * Fraction(levels or 1)
-        else:
-            assert printed.lower() == kept.lower()
+    assert_printed(name, pattern, paper.settings(target), keys)
 
 
 def test_gains_in_auc_are_as_printed():
     pattern = r"AUC score by up to (\S+)%, (\S+)%, and (\S+)% on MNIST, CIFAR-10, and Tiny ImageNet"
-    (printed,) = re.findall(pattern, " ".join(text(MAIN).split()))
+    (printed,) = re.findall(pattern, running(MAIN))
     kept = [paper.panel("tla/fig5", dataset).rows["tla"] for dataset in SETS.values()]
     assert [(float(number),) for number in printed] == kept
 
@@ -256,21 +235,12 @@ def test_figures_5_and_6_are_otherwise_as_figure_4():
 
 
 def test_classes_are_those_of_figure_1():
-    (legend,) = re.findall(r"deer\(adv\) ((?:\w+ ){8}truck)", " ".join(text(MAIN).split()))
+    (legend,) = re.findall(r"deer\(adv\) ((?:\w+ ){8}truck)", running(MAIN))
     for number in (1, 2, 3):
         assert paper.settings(f"tla/supp-fig{number}")["classes"] == legend.split()
 
 
 def test_quotations_in_notes_are_the_papers_words():
-    words = " ".join((text(MAIN) + text(SUPPLEMENT)).split()).lower()
-    notes = [
-        note
-        for target in paper.targets()
-        if target.startswith("tla/")
-        for note in paper.notes(target)
-    ]
-    quoted = [quote for note in notes for quote in re.findall('"([^"]+)"', note)]
-    assert len(quoted) > 15
-    for quote in quoted:
-        for piece in quote.lower().split(" ... "):
-            assert piece in words, quote
+    targets = [target for target in paper.targets() if target.startswith("tla/")]
+    notes = [note for target in targets for note in paper.notes(target)]
+    assert_quoted([MAIN, SUPPLEMENT], notes, 16)
