@@ -1,0 +1,68 @@
+"""docs/reproduction.md: what is kept of runs, and the page that is rendered from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sample_results import metrics, put
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def keep(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import keep_reproduction
+
+    return keep_reproduction
+
+
+@pytest.fixture
+def render(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from render_reproduction import reproduction_page
+
+    return reproduction_page
+
+
+def test_finished_results_beyond_smoke_are_kept(keep, tmp_path, capsys):
+    runs, place = tmp_path / "runs", tmp_path / "kept"
+    put(runs, metrics())
+    assert keep.main([str(runs), "--output", str(place)]) == 1
+    assert "nothing beyond smoke runs found" in capsys.readouterr().out
+    wanted = [metrics("tla/fig5", budget="short"), metrics("tla/supp-fig8", budget="full")]
+    for content in (*wanted, metrics("tla/table2", budget="full", complete=False)):
+        put(runs, content)
+    assert keep.main([str(runs), "--output", str(place)]) == 0
+    names = ["full-tla-supp-fig8.json", "short-tla-fig5.json"]
+    kept = {
+        path.name: json.loads(path.read_text()) for path in place.glob("**/*") if path.is_file()
+    }
+    assert sorted(kept) == names
+    assert kept == dict(zip(names, reversed(wanted), strict=True))
+    assert all(name in capsys.readouterr().out for name in names[:1])
+
+
+def test_the_page(render):
+    picture = {"file": "roc.png", "caption": "Curves.", "alt": "Lines"}
+    page = render([
+        metrics("tla/supp-fig8", title="Landscape", budget="full"),
+        metrics("tla/table1", title="Of smoke"),
+        metrics("tla/fig5", title="Detection", budget="short", figures=[picture]),
+        metrics("tla/table1", title="Accuracy", budget="full"),
+    ])  # fmt: skip
+    heads = [line for line in page.splitlines() if line.startswith("#")]
+    what = "### What ran"
+    assert heads == [
+        "# Reproduction", "## Accuracy", what, "## Detection", what, "## Landscape", what
+    ]  # fmt: skip
+    assert "roc.png" not in page
+    assert "Of smoke" not in page
+    assert page.count("Full run") == 2
+    assert page.count("Short run") == 1
+    assert "Nothing has been made" not in page
+
+
+def test_a_page_of_nothing(render):
+    assert render([]) == render([metrics()])
+    assert render([]).endswith("Nothing has been made beyond smoke runs.\n")
