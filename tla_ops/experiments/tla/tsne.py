@@ -15,7 +15,7 @@ from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.targets import FOUR
 from tla_ops.experiments.threat import Threat, from_recipe
-from tla_ops.experiments.tla.blocks import heading
+from tla_ops.experiments.tla.blocks import named
 from tla_ops.experiments.tla.names import CLASSES, METHODS, class_names
 from tla_ops.training.image_set import ImageSet
 
@@ -96,7 +96,7 @@ def _one_class(lab: Lab, setting: Setting, figure: str) -> Result:
         f"{ATTACK}. Silhouette: of the groups by false class, among misclassified images in "
         "feature space (cosine): higher where the false classes can be told apart."
     )
-    table = Table(heading(lab, setting), "Method", columns, cells, notes=[note])
+    table = Table(named(setting), "Method", columns, cells, notes=[note])
     caption = (
         f"Penultimate features of adversarial images of {', '.join(rows)}, a class a row, by the "
         "class they are taken for (colours; crosses: still right), and of clean images of their "
@@ -128,7 +128,7 @@ def _pair(lab: Lab, setting: Setting, figure: str) -> Result:
         )
         cells[METHODS[method]] = [Cell(len(mistaken) / len(images) if len(images) else None)]
     column = Column(f"{names[true]} taken for {names[false]}", note=f"of {len(images)}", best="min")
-    table = Table(heading(lab, setting), "Method", [column], cells, notes=[f"{ATTACK}."])
+    table = Table(named(setting), "Method", [column], cells, notes=[f"{ATTACK}."])
     caption = (
         f"Penultimate features of clean images of {names[true]} and {names[false]}, and of "
         f"adversarial images of {names[true]} that are taken for {names[false]}; t-SNE."
