@@ -8,8 +8,9 @@ pytest.importorskip("yaml", reason="budgets and recipes are YAML: extra [train]"
 pytest.importorskip("lightning", reason="a lab trains with Lightning Fabric: extra [train]")
 
 from tla_ops.experiments.budget import NAMES, Budget, load_budget
-from tla_ops.experiments.lab import Lab, changed
+from tla_ops.experiments.lab import Lab
 from tla_ops.experiments.targets import TABLE1
+from tla_ops.experiments.variants import changed
 from tla_ops.training.recipe import load_recipe, method_options
 
 SETS = ("digits", "mnist", "cifar10", "tiny-imagenet")

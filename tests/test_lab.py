@@ -14,8 +14,9 @@ from labs import TINY, Watched, fake_training, made_up
 
 from tla_ops.experiments import lab as labs
 from tla_ops.experiments.budget import Budget, load_budget
-from tla_ops.experiments.lab import Setting, changed
+from tla_ops.experiments.lab import Setting
 from tla_ops.experiments.threat import Threat
+from tla_ops.experiments.variants import changed
 from tla_ops.training import attacks, checkpoint, trainer
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.recipe import RecipeError

@@ -11,7 +11,6 @@ or another table that needs the same, finds it:
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import sys
 import time
@@ -28,6 +27,7 @@ from torch import Tensor
 from tla_ops.experiments.budget import Budget
 from tla_ops.experiments.targets import STAND_IN
 from tla_ops.experiments.threat import SLOW, Threat
+from tla_ops.experiments.variants import changed, varied
 from tla_ops.training import attacks, checkpoint, trainer
 from tla_ops.training.attacks import model_mode
 from tla_ops.training.data import Dataset, hold_out
@@ -35,7 +35,7 @@ from tla_ops.training.evaluate import accuracy
 from tla_ops.training.files import plain, write_json
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.models import Classifier
-from tla_ops.training.recipe import METHODS, Recipe, RecipeError, load_recipe, method_options
+from tla_ops.training.recipe import Recipe
 from tla_ops.training.run_parts import fingerprint
 
 FINE_TUNED = {"tiny-imagenet": "at"}
@@ -139,27 +139,8 @@ class Lab:
         Raises:
             RecipeError: an override that does not make sense, or leaves nothing to measure.
         """
-        printed = load_recipe(f"{dataset}-{method}")
         layers = (self.budget.overrides(dataset), variation, self.overrides)
-        # A network's options come with its name: those meant for another one are not its own.
-        named = [layer for layer in layers if "model" in map(_key, layer)]
-        kept = [
-            override
-            for layer in layers
-            for override in layer
-            if _takes(printed, _key(override))
-            and not (_key(override) == "model_options" and named and layer is not named[-1])
-        ]
-        own = ["model_options={}"] if named else []
-        made = load_recipe(printed.name, [f"seed={self.seed}", *own, *kept])
-        lacking = sorted(printed.eval_steps.keys() - made.eval_steps.keys())
-        if lacking:
-            raise RecipeError(f"eval_steps must have steps for {', '.join(lacking)}, got none")
-        if not made.val_images:
-            raise RecipeError("val_images must be at least 1 to choose a model by, got 0")
-        if not made.epsilon:
-            raise RecipeError("epsilon must be above 0 for there to be an attack, got 0")
-        return made
+        return varied(f"{dataset}-{method}", self.seed, *layers)
 
     def trained(self, setting: Setting, method: str, *variation: str) -> Trained:
         """The model of ``DATASET-METHOD`` and a ``variation`` of its recipe: found, or trained."""
@@ -359,16 +340,6 @@ class Lab:
             part["runs"].append(run)
 
 
-def changed(recipe: Recipe) -> list[str]:
-    """In what a recipe differs from the one of the package that it has its name from."""
-    printed, here = load_recipe(recipe.name).as_dict(), recipe.as_dict()
-    return [
-        f"{key}: {printed.get(key)} in the recipe, {here.get(key)} here"
-        for key in sorted(printed.keys() | here.keys())
-        if printed.get(key) != here.get(key) and key not in ("seed", "init_from")
-    ]
-
-
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object's content; nothing where the file is missing or damaged."""
     with suppress(FileNotFoundError, ValueError):
@@ -384,19 +355,6 @@ def _identified(images: ImageSet) -> str:
 
 def _start(dataset: str, method: str) -> str | None:
     return FINE_TUNED.get(dataset) if method.startswith("tla") else None
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].partition(".")[0]
-
-
-def _takes(printed: Recipe, key: str) -> bool:
-    """Whether a key decides anything of a recipe's method."""
-    if key == "candidates":
-        return printed.candidates > 0
-    if key == "bank":
-        return key in inspect.signature(METHODS[printed.method]).parameters
-    return key in vars(printed) or key in method_options(printed.method)
 
 
 def _digest(*content: Any) -> str:
