@@ -1,4 +1,4 @@
-"""Recipes as reproductions run them: the package's, with a budget's keys, a target's and a user's."""
+"""Recipes as reproductions run them: under a budget's keys, a target's and a user's."""
 
 from __future__ import annotations
 
