@@ -247,12 +247,12 @@ def driver() -> str | None:
 def machine(device: str = "cpu") -> str:
     """A folder name: the GPU's name, or the CPU's model and its widest instruction set."""
     if device == "cuda":
-        return _dashed(torch.cuda.get_device_name())
-    words = [w for w in _dashed(cpu_model()).split("-") if w not in ("r", "processor", "cpu")]
+        return dashed(torch.cuda.get_device_name())
+    words = [w for w in dashed(cpu_model()).split("-") if w not in ("r", "processor", "cpu")]
     return "-".join([*words, tla_ops.build_info()["cpu"]["in_use"]])
 
 
-def _dashed(name: str) -> str:
+def dashed(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 

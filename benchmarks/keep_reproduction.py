@@ -6,25 +6,30 @@ python benchmarks/keep_reproduction.py runs/reproduce && python benchmarks/rende
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import RESULTS, machine
+from harness import RESULTS, dashed, machine
 
+from tla_ops.experiments.results import find
 from tla_ops.training.files import write_json
 
 
-def keep(folder: Path, place: Path) -> list[Path]:
-    """Every finished metrics.json below ``folder`` beyond smoke size, by budget and target."""
+def keep(folder: Path, place: Path | None) -> list[Path]:
+    """Every finished result below ``folder`` beyond smoke size, by budget and target, under
+    ``place`` or the folder of the machine that it was made on.
+    """
     kept = []
-    for path in sorted(folder.glob("*/*/metrics.json")):
-        metrics = json.loads(path.read_text())
+    for metrics in (result.metrics for result in find(folder).results):
         if metrics["budget"] == "smoke" or not metrics["complete"]:
             continue
+        made_on = metrics["environment"]
+        # A processor's folder is named by its instruction sets, which this machine knows of itself.
+        its = machine() if made_on["device"] == "cpu" else dashed(made_on["machine"])
         target = metrics["experiment"].replace("/", "-")
-        kept.append(place / f"{metrics['budget']}-{target}.json")
+        folder = (place or RESULTS / its) / "reproduce"
+        kept.append(folder / f"{metrics['budget']}-{target}.json")
         write_json(kept[-1], metrics)
     return kept
 
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="--output of `tla-ops reproduce`")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/<machine>")
     args = parser.parse_args(arguments)
-    kept = keep(args.folder, (args.output or RESULTS / machine()) / "reproduce")
+    kept = keep(args.folder, args.output)
     print("\n".join(f"written to {path}" for path in kept) or "nothing beyond smoke runs found")
     return 0 if kept else 1
 

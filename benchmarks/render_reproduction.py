@@ -20,7 +20,11 @@ makes them all.
 def reproduction_page(documents: list[dict]) -> str:
     """All documents, in the papers' order; their titles become sections, without their figures."""
     order = list(TARGETS)
-    made = [document for document in documents if document["budget"] != "smoke"]
+    made = [
+        document
+        for document in documents
+        if document["budget"] != "smoke" and document["experiment"] in order
+    ]
     made.sort(key=lambda document: order.index(document["experiment"]))
     parts = [INTRO]
     for document in made:

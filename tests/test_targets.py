@@ -224,7 +224,7 @@ def test_the_stand_in_has_the_papers_first_data_set_beside_it(data, tmp_path):
     lab = Asked(tmp_path, data, "digits")
     (table,) = table1.run(lab).tables
     assert table.rows["AT"][1].paper == pytest.approx(0.9731)
-    assert table.title == "UCI digits in place of MNIST, 20 test images"
+    assert table.title == "UCI digits for MNIST, 20 test images"
     assert lab.asked[table.rows["AT"][1].value][1].epsilon == Fraction(3, 16)
     (table,) = table4.run(lab).tables
     assert lab.asked[table.rows["AT"][0].value][0].recipe.model == "mlp"

@@ -153,7 +153,10 @@ def _check_datasets(args: argparse.Namespace, targets: list[Any]) -> None:
 
 def _prepare(lab: Any, targets: list[Any]) -> None:
     """Fail before anything is trained: for a value that no recipe takes, or for missing data."""
+    from tla_ops.experiments.tla.blocks import left_to_the_target
+
     for target in targets:
+        left_to_the_target(lab, *target.sets)
         for setting in lab.settings(target.datasets):
             for method in target.methods:
                 lab.recipe(setting.dataset, method)

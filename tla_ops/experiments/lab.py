@@ -92,6 +92,7 @@ class Lab:
         self.datasets = datasets
         self.device = torch.device(device)
         self.overrides = tuple(overrides)
+        self.changes = [*self.overrides, *([] if images is None else [f"images={images}"])]
         self.seed = seed
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._load = load

@@ -61,7 +61,9 @@ def labels(metrics: dict[str, Any]) -> list[str]:
     """What a reader has to know before the numbers: the budget, and whether all parts finished."""
     budget = metrics["budget"]
     unfinished = [] if metrics["complete"] else ["Incomplete: not all of its parts finished"]
-    return [LABELS.get(budget, f"{budget.capitalize()} run"), *unfinished]
+    asked = metrics.get("overrides") or []
+    changed = [f"With {', '.join(asked)} in place of the budget's own"] if asked else []
+    return [LABELS.get(budget, f"{budget.capitalize()} run"), *changed, *unfinished]
 
 
 def described(part: dict[str, Any]) -> str:

@@ -56,6 +56,8 @@ class Target:
     methods: tuple[str, ...]
     extras: tuple[str, ...] = ()
     arguments: dict[str, Any] = field(default_factory=dict)
+    sets: tuple[str, ...] = ()
+    """Keys of recipes that the target sets, and a user cannot."""
 
     def run(self, lab: Any) -> Result:
         module = importlib.import_module(f"tla_ops.experiments.{self.module}")
@@ -92,6 +94,7 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
         "title": target.title,
         "source": paper.source(target.name),
         "budget": lab.budget.name,
+        "overrides": lab.changes,
         "complete": True,
         "seconds": time.perf_counter() - started,
         "notes": [*_notes(lab), *result.notes],

@@ -21,7 +21,7 @@ _TARGETS = [
     ),
     Target(
         "tla/table2", "Size of the mini-batch that negatives come from", "tla.table2",
-        ("cifar10",), ("tla", "tla-rn"),
+        ("cifar10",), ("tla", "tla-rn"), sets=("candidates", "bank"),
     ),
     Target(
         "tla/table3", "Attacks that no model was trained against", "tla.table3",
@@ -54,15 +54,15 @@ _TARGETS = [
     ),
     Target(
         "tla/supp-table4", "Weight of the triplet loss", "tla.sweeps", ("mnist",), ("tla",),
-        arguments={"table": "supp-table4"},
+        arguments={"table": "supp-table4"}, sets=("weight",),
     ),
     Target(
         "tla/supp-table5", "Margin of the triplet loss", "tla.sweeps", ("mnist",), ("tla",),
-        arguments={"table": "supp-table5"},
+        arguments={"table": "supp-table5"}, sets=("weight", "margin"),
     ),
     Target(
         "tla/supp-table6", "Layer of the triplet loss", "tla.sweeps", ("mnist",), ("tla",),
-        arguments={"table": "supp-table6"},
+        arguments={"table": "supp-table6"}, sets=("weight", "layer"),
     ),
     *(
         Target(

@@ -45,7 +45,8 @@ def run(lab: Lab) -> Result:
         best = math.nan if any(map(math.isnan, baselines)) else max(baselines)
         printed = paper.value(NAME, setting.paper, "tla", "auc_gain")
         rows[GAIN].append(Cell(_or_none(own["TLA"].auc - best), printed))
-    table = Table("Detection of misclassified images", "Method", columns, rows, notes=[NOTE])
+    notes = [NOTE, *dict.fromkeys(_attacks(lab, setting) for setting in lab.settings(ALL))]
+    table = Table("Detection of misclassified images", "Method", columns, rows, notes=notes)
     drawing = Drawing(
         "roc",
         "ROC curves of detecting misclassified images, clean and adversarial ones together.",
@@ -86,3 +87,12 @@ def threat(lab: Lab, setting: Setting, split: str) -> Threat:
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _attacks(lab: Lab, setting: Setting) -> str:
+    fitted, tested = (threat(lab, setting, name).within(lab.budget) for name in ("train", "test"))
+    return (
+        f"{DATASETS[setting.dataset]}: fitted on half clean, half adversarial training images "
+        f"(PGD, {fitted.effort()}, ε = {fitted.epsilon}), tested with {tested.effort()}, "
+        f"ε = {tested.epsilon}."
+    )

@@ -20,7 +20,7 @@ from tla_ops.experiments.tla.names import CLASSES, METHODS, class_names
 NEIGHBOURS = 5
 NOTE = (
     "Share of the {} nearest of {} training images that are of the query's class, over all test "
-    "images as queries. The figure shows one, the first test image {}."
+    "images as queries. The figure shows one, the first test image {}. PGD, {}, ε = {}."
 )
 
 
@@ -62,7 +62,8 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
             )
         rows[METHODS[method]], shown[METHODS[method]] = cells, halves
     columns = [Column("clean query"), Column("adversarial query")]
-    note = NOTE.format(count, f"{len(pool):,}", why)
+    attack = threat.within(lab.budget)
+    note = NOTE.format(count, f"{len(pool):,}", why, attack.effort(), attack.epsilon)
     table = Table(heading(lab, setting), "Method", columns, rows, notes=[note])
     caption = (
         f"Nearest training images to a clean image of class {true} (left) and to its adversarial "

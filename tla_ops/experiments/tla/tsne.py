@@ -25,7 +25,7 @@ PAIRS = {"supp-fig6": ("airplane", "horse")}
 """The supplement prints one caption for its figures 5 and 6; the second is taken for the other
 direction."""
 NO_IMAGES = "no test images of the class"
-ATTACK = "PGD as in Table 1's longer one, without stopping where it succeeds"
+ATTACK = "PGD, {}, ε = {}, without stopping where it succeeds"
 
 
 def run(lab: Lab, figure: str) -> Result:
@@ -93,8 +93,8 @@ def _one_class(lab: Lab, setting: Setting, figure: str) -> Result:
             Column("silhouette", names[label], kind="ratio", best="min"),
         ]
     note = (
-        f"{ATTACK}. Silhouette: of the groups by false class, among misclassified images in "
-        "feature space (cosine): higher where the false classes can be told apart."
+        f"{_attack(lab, setting)}. Silhouette: of the groups by false class, among misclassified "
+        "images in feature space (cosine): higher where the false classes can be told apart."
     )
     table = Table(named(setting), "Method", columns, cells, notes=[note])
     caption = (
@@ -128,7 +128,7 @@ def _pair(lab: Lab, setting: Setting, figure: str) -> Result:
         )
         cells[METHODS[method]] = [Cell(len(mistaken) / len(images) if len(images) else None)]
     column = Column(f"{names[true]} taken for {names[false]}", note=f"of {len(images)}", best="min")
-    table = Table(named(setting), "Method", [column], cells, notes=[f"{ATTACK}."])
+    table = Table(named(setting), "Method", [column], cells, notes=[f"{_attack(lab, setting)}."])
     caption = (
         f"Penultimate features of clean images of {names[true]} and {names[false]}, and of "
         f"adversarial images of {names[true]} that are taken for {names[false]}; t-SNE."
@@ -145,7 +145,13 @@ def attacked(
 
 
 def threat(lab: Lab, setting: Setting) -> Threat:
+    """PGD as in Table 1's longer one."""
     return from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
+
+
+def _attack(lab: Lab, setting: Setting) -> str:
+    made = threat(lab, setting).within(lab.budget)
+    return ATTACK.format(made.effort(), made.epsilon)
 
 
 def _result(
