@@ -199,7 +199,7 @@ def test_a_second_run_finds_everything(output, made, capsys, monkeypatch):
 def test_another_budget_uses_the_models_that_it_shares(output, capsys):
     """Another seed, on the other hand, has models of its own."""
     count = len(list((output / "checkpoints").iterdir()))
-    same = ["epochs=2", "learning_rate=4e-3", "val_every=1000"]
+    same = ["epochs=1", "learning_rate=4e-3", "val_every=1000"]
     more = [argument for key in same for argument in ("--set", key)]
     arguments = ["tla/table6", "--budget", "full", "--datasets", "digits"]
     assert reproduce(*arguments, *more, output=output) == 0
