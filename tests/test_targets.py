@@ -394,6 +394,10 @@ def test_what_is_written(data, tmp_path, monkeypatch):
     assert metrics["notes"][-1] == "A note"
     assert any("digits stand in for mnist" in note for note in metrics["notes"])
     assert any("smoke run" in note for note in metrics["notes"])
+    beside = "whose numbers in the paper are those shown beside ours"
+    assert any(beside in note for note in metrics["notes"])
+    bare = target._notes(lab, [Table("t", "c", [Column("x")], {"AT": [Cell(0.5)]})])
+    assert "digits stand in for mnist" in bare  # and of no number of the paper is anything said
     page = (folder / "table.md").read_text()
     assert "![A text](curve.png)" in page
     assert re.search(r"\| AT \| 25\.00% .*paper 50\.00%.* \| – .*paper 50\.00%", page)

@@ -97,7 +97,7 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
         "overrides": lab.changes,
         "complete": True,
         "seconds": time.perf_counter() - started,
-        "notes": [*_notes(lab), *result.notes],
+        "notes": [*_notes(lab, result.tables), *result.notes],
         "environment": machine,
         "seed": lab.seed,
         "parts": list(lab.parts.values()),
@@ -112,10 +112,14 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
     return metrics
 
 
-def _notes(lab: Any) -> list[str]:
+def _notes(lab: Any, tables: Sequence[Table]) -> list[str]:
     notes = {"smoke": [SMOKE], "short": [SHORT]}.get(lab.budget.name, [])
+    cells = [cell for table in tables for row in table.rows.values() for cell in row]
+    printed = any(cell.paper is not None for cell in cells)
     for part in lab.parts.values():
         if part["stands_in_for"]:
-            notes = [*notes, f"{part['dataset']} stand in for {part['stands_in_for']}, whose "
-                     "numbers in the paper are those shown beside ours"]  # fmt: skip
+            note = f"{part['dataset']} stand in for {part['stands_in_for']}"
+            if printed:
+                note += ", whose numbers in the paper are those shown beside ours"
+            notes = [*notes, note]
     return notes
