@@ -155,7 +155,7 @@ def _find(name: str, facts: Facts, folder: Path | str | None) -> Path:
                 return inner
     raise DataError(
         f"load: {folder} must hold train-00000-of-….parquet of {name}, in itself or in a "
-        f"sub-folder {name} or {facts.subfolder}, got no such file"
+        f"sub-folder {' or '.join(dict.fromkeys((name, facts.subfolder)))}, got no such file"
     )
 
 
