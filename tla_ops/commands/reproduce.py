@@ -210,6 +210,7 @@ def _listing() -> str:
         [
             text_table(header, rows),
             "",
+            "all need the extra [train] and, but for the digits of smoke, the data by --data",
             *(f"--budget {name}: {what}" for name, what in WORDS.items()),
         ]
     )
