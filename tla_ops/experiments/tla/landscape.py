@@ -16,7 +16,7 @@ from tla_ops.experiments.style import save
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.targets import THREE
-from tla_ops.experiments.tla.blocks import heading
+from tla_ops.experiments.tla.blocks import heading, named
 from tla_ops.experiments.tla.names import METHODS
 
 IMAGES = 3
@@ -56,8 +56,9 @@ def run(lab: Lab) -> Result:
         figures.append(
             Drawing(
                 f"landscape-{setting.dataset}",
-                f"Cross entropy around test images along two random directions, to ±{radius} in "
-                "each pixel along either; each column has the same directions and one scale.",
+                f"{named(setting)}. Cross entropy around test images along two random directions, "
+                f"to ±{radius} in each pixel along either; each column has the same directions and "
+                "one scale.",
                 f"Heat maps of the loss, rows {', '.join(rows)}, columns {len(sample)} images.",
                 partial(_draw, surfaces, radius, notes),
             )

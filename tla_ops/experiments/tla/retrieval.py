@@ -14,7 +14,7 @@ from tla_ops.experiments.style import save
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.threat import from_recipe
-from tla_ops.experiments.tla.blocks import heading
+from tla_ops.experiments.tla.blocks import heading, named
 from tla_ops.experiments.tla.names import CLASSES, METHODS, class_names
 
 NEIGHBOURS = 5
@@ -66,8 +66,8 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
     note = NOTE.format(count, f"{len(pool):,}", why, attack.effort(), attack.epsilon)
     table = Table(heading(lab, setting), "Method", columns, rows, notes=[note])
     caption = (
-        f"Nearest training images to a clean image of class {true} (left) and to its adversarial "
-        "version (right), by each model's features; red frames: another class."
+        f"{named(setting)}. Nearest training images to a clean image of class {true} (left) and to "
+        "its adversarial version (right), by each model's features; red frames: another class."
     )
     drawing = Drawing(
         f"{figure}-{setting.dataset}",

@@ -12,7 +12,7 @@ from tla_ops.experiments.style import save
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.threat import from_recipe
-from tla_ops.experiments.tla.blocks import heading, left_to_the_target
+from tla_ops.experiments.tla.blocks import heading, left_to_the_target, named
 from tla_ops.training.layers import LOGITS, PENULTIMATE
 from tla_ops.training.recipe import RecipeError
 
@@ -105,7 +105,9 @@ def _drawing(setting: Setting, table: Table, sweep: Sweep, names: Sequence[str])
     cells = table.rows["TLA"]
     ours = Series("ours", [cell.value for cell in cells], [cell.error for cell in cells])
     printed = Series("the paper", [cell.paper for cell in cells], printed=True)
-    caption = f"Accuracy under PGD over {sweep.symbol}; bars are one standard error."
+    caption = (
+        f"{named(setting)}. Accuracy under PGD over {sweep.symbol}; bars are one standard error."
+    )
     return Drawing(
         f"sweep-{setting.dataset}",
         caption,

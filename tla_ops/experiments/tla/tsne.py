@@ -157,6 +157,7 @@ def _attack(lab: Lab, setting: Setting) -> str:
 def _result(
     setting: Setting, figure: str, table: Table, rows: dict[str, dict[str, Panel]], caption: str
 ) -> Result:
+    caption = f"{named(setting)}. {caption}"
     drawing = Drawing(
         f"{figure}-{setting.dataset}",
         caption,
