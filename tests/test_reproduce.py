@@ -206,7 +206,7 @@ def test_another_budget_uses_the_models_that_it_shares(output, capsys):
     captured = capsys.readouterr()
     assert "training" not in captured.err
     assert "20 images under pgd 50 steps" in captured.err
-    assert "50 nearest neighbours" in captured.out
+    assert "50 nearest neighbours" in (output / "full/tla-table6/table.md").read_text()
     assert f"written to {output / 'full' / 'tla-table6'}" in captured.out
     assert len(list((output / "checkpoints").iterdir())) == count
     assert reproduce("tla/table6", "--seed", 1, output=output) == 0
