@@ -409,6 +409,7 @@ def test_damaged_adversarial_images_are_made_again(data, tmp_path, trained):
     "options",
     [
         {"seed": 1},
+        {"seed": 1, "overrides": (*TINY, "seed=0")},  # the same model
         {"images": 20},
         {"method": "alp"},
         {"threat": replace(PGD, kind="mim")},
@@ -507,6 +508,22 @@ def test_what_is_kept_is_measured_once(data, tmp_path):
     assert len(count) == 1
     lab.kept("digits-at: counting", about | {"what": "that"}, measure)
     assert len(count) == 2
+
+
+def test_the_labs_seed_is_the_attacks(data, tmp_path, trained):
+    test, found = data["digits"].test, []
+    for seed in (0, 1):
+        lab = Watched(tmp_path, data, overrides=[*TINY, "seed=0"], seed=seed)
+        made = lab.trained(DIGITS, "at")
+        torch.manual_seed(seed)
+        by_hand = attacks.pgd(
+            made.model, test.images, test.labels, epsilon=PGD.epsilon, step=PGD.step, steps=2,
+            early_stop=True,
+        )  # fmt: skip
+        found.append(lab.adversarial(made, PGD, lab.test(DIGITS)))
+        assert torch.equal(found[seed], by_hand)
+    assert len(trained) == 1
+    assert not torch.equal(*found)
 
 
 # Images.

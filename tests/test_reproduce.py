@@ -248,8 +248,11 @@ def test_an_interrupted_run_is_finished_by_the_next(tmp_path, monkeypatch, capsy
 def test_ctrl_c_in_an_attack(tmp_path, monkeypatch, capsys):
     from tla_ops.experiments.lab import Lab
 
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(Lab, "_attacked", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(Lab, "_attacked", interrupted)
         assert reproduce("tla/table6", output=tmp_path) == 130
     assert "what was finished is in" in capsys.readouterr().err
     assert not list(tmp_path.glob("adversarial/*"))

@@ -56,6 +56,7 @@ def test_table_1_has_the_papers_numbers(dataset):
         assert threat.steps == (steps or 0)
         assert threat.restarts == (20 if name == "pgd20r" else 1)
         assert threat.norm == "linf"
+        assert threat.early_stop == (name != "transfer")
         if name != "clean":
             assert threat.epsilon == BALLS[dataset][0]
         if name not in ("clean", "fgsm"):
