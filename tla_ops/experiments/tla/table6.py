@@ -14,7 +14,8 @@ from tla_ops.experiments.tla.blocks import Block, joined, named, value_block
 NAME = "tla/table6"
 NOTE = (
     "{} nearest neighbours by the cosine among {} clean training images. Adversarial: PGD, {}, "
-    "ε = {}, without stopping where it succeeds; the paper does not print which attack, nor the neighbours' metric."
+    "ε = {}, without stopping where it succeeds; the paper does not print which attack, nor the "
+    "neighbours' metric."
 )
 COLUMNS = {"adversarial": "Adv", "natural": "Natural"}
 
