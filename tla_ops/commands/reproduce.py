@@ -45,7 +45,10 @@ def add(verbs: Any) -> None:
     )
     option = parser.add_argument
     option(
-        "targets", nargs="*", metavar="TARGET", help="tables and figures; tla: all of that paper's"
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="tables and figures; tla: all of that paper's that --datasets are for",
     )
     option("--list", action="store_true", help="list the targets and what they need, and stop")
     option(
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> Outcome:
         targets = chosen(args.targets)
     except ValueError as error:
         raise BadUsage(str(error)) from error
-    _check_datasets(args, targets)
+    targets = _with_data(args, targets)
     need(args.name, "yaml", "lightning", "sklearn", "matplotlib")
     need(args.name, *{extra for target in targets for extra in target.extras})
     check_folder(args.output)
@@ -133,22 +136,29 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(made, lambda: _text(made, args.output))
 
 
-def _check_datasets(args: argparse.Namespace, targets: list[Any]) -> None:
+def _with_data(args: argparse.Namespace, targets: list[Any]) -> list[Any]:
+    """The targets that the chosen data sets are for; one that was named itself has to be."""
     from tla_ops.experiments.targets import STAND_IN
 
+    if args.datasets is None:
+        return targets
+    kept = []
     for target in targets:
         known = (STAND_IN, *target.datasets)
-        if args.datasets is not None and not set(args.datasets) & set(known):
+        if set(args.datasets) & set(known):
+            kept.append(target)
+        elif target.name in args.targets:
             raise BadUsage(
                 f"--datasets must have one of {', '.join(known)} for {target.name}, "
                 f"got {','.join(args.datasets)}"
             )
     every = {STAND_IN, *(name for target in targets for name in target.datasets)}
-    unknown = set(args.datasets or ()) - every
+    unknown = set(args.datasets) - every
     if unknown:
         raise BadUsage(
             f"--datasets must be among {', '.join(sorted(every))}, got {sorted(unknown)[0]}"
         )
+    return kept
 
 
 def _prepare(lab: Any, targets: list[Any]) -> None:
