@@ -8,7 +8,7 @@ from helpers import matrix64, randn
 
 pytest.importorskip("sklearn")
 
-from tla_ops.experiments.embedding import class_spread, silhouette, tsne
+from tla_ops.experiments.embedding import silhouette, tsne
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,38 +62,6 @@ def test_nothing_to_tell_apart_is_one_point():
     assert half.std() > 0
 
 
-def test_spread(groups):
-    features, labels = groups
-    distances = matrix64(features, features, "angular")
-    upper = torch.ones(75, 75).triu(1) > 0
-    same = labels[:, None] == labels
-    within, between = distances[upper & same].mean(), distances[upper & ~same].mean()
-    found = class_spread(features, labels)
-    expected = within.item(), between.item(), (between / within).item()
-    assert found == pytest.approx(expected, rel=1e-5)
-    assert found.ratio > 2
-    mixed = class_spread(features, torch.arange(75) // 25)
-    assert mixed.ratio == pytest.approx(1, abs=0.15)
-
-
-def test_spread_without_pairs(groups):
-    features, labels = groups
-    alone = class_spread(features, torch.arange(75))
-    assert math.isnan(alone.within)
-    assert math.isnan(alone.ratio)
-    assert alone.between > 0
-    together = class_spread(features, labels * 0)
-    assert together.within == pytest.approx(alone.between)
-    assert math.isnan(together.between)
-    assert all(math.isnan(number) for number in class_spread(features[:0], labels[:0]))
-    # What rounding leaves of two directions is no spread, be it above 0 or below.
-    for seed in range(8):
-        rows = randn(2, 7, seed=seed).repeat(6, 1) * torch.linspace(0.1, 9, 12)[:, None]
-        still = class_spread(rows, torch.arange(2).repeat(6))
-        assert still.within == pytest.approx(0, abs=1e-6)
-        assert math.isnan(still.ratio)
-
-
 def test_silhouette(groups):
     features, labels = groups
     distances = matrix64(features, features, "cosine")
@@ -119,6 +87,5 @@ def test_errors(groups):
         tsne(features[0])
     with pytest.raises(ValueError, match=r"got \(75, 10\) with NaN or infinity"):
         tsne(features / 0)
-    for number in (class_spread, silhouette):
-        with pytest.raises(ValueError, match=r"groups must be \(75,\) .* got \(74,\)"):
-            number(features, labels[1:])
+    with pytest.raises(ValueError, match=r"groups must be \(75,\) .* got \(74,\)"):
+        silhouette(features, labels[1:])

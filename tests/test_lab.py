@@ -630,3 +630,17 @@ def test_a_data_set_is_loaded_once(data, tmp_path):
     lab._load = lambda name: count.append(name) or data[name]
     assert lab.dataset("digits") is lab.dataset("digits")
     assert count == ["digits"]
+
+
+def test_what_was_chosen_is_in_the_name_of_the_results(data, tmp_path):
+    def place(**chosen):
+        return Watched(tmp_path, data, **chosen).place("tla-table1").name
+
+    usual = place()
+    others = [place(seed=7), place(images=12), place(overrides=["epochs=2"]),
+              place(overrides=["epochs=3"]), place(datasets=["mnist"])]  # fmt: skip
+    assert len({usual, *others}) == 6
+    assert all(name.startswith("tla-table1") for name in (usual, *others))
+    assert place(seed=7) == others[0]
+    assert "-seed7" in others[0]
+    assert "mnist" in others[-1]

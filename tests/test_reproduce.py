@@ -52,9 +52,19 @@ def refused(*arguments, output, status, message, capsys):
 def numbers(output):
     """What every metrics.json below a folder says, but for when and where."""
     return {
-        path.parent.name: without_times(json.loads(path.read_text()))
+        plain_name(path.parent): without_times(json.loads(path.read_text()))
         for path in sorted(output.glob("*/*/metrics.json"))
     }
+
+
+def plain_name(folder):
+    """A result's name without what stands for the --set and --images of the run."""
+    return re.sub("-[0-9a-f]{6}$", "", folder.name)
+
+
+def place(output, budget, name):
+    (found,) = (path for path in (output / budget).iterdir() if plain_name(path) == name)
+    return found
 
 
 def without_times(value):
@@ -80,7 +90,7 @@ def output(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(output):
-    return {path.parent.name: json.loads(path.read_text())
+    return {plain_name(path.parent): json.loads(path.read_text())
             for path in output.glob("smoke/*/metrics.json")}  # fmt: skip
 
 
@@ -91,7 +101,7 @@ def test_what_is_written(output, made):
     assert set(made) == {name.replace("/", "-") for name in REAL}
     for name, metrics in made.items():
         assert (metrics["experiment"], metrics["budget"]) == (name.replace("-", "/", 1), "smoke")
-        page = (output / "smoke" / name / "table.md").read_text()
+        page = (place(output, "smoke", name) / "table.md").read_text()
         assert metrics["tables"][0]["title"] in page
         assert "paper " in page
         (part,) = metrics["parts"]
@@ -141,7 +151,7 @@ def test_the_papers_numbers_beside_ours(target, row, name, printed, made, output
     cell = table["rows"][row][column(table, name)]
     assert cell["paper"] == pytest.approx(printed)
     assert cell["value"] is not None
-    line = next(line for line in (output / "smoke" / target / "table.md").read_text().splitlines()
+    line = next(line for line in (place(output, "smoke", target) / "table.md").read_text().splitlines()
                 if line.startswith(f"| {row} |"))  # fmt: skip
     shown = f"{100 * printed:.2f}%" if target != "tla-table5" else str(printed)
     assert f"paper {shown}" in line.split(" | ")[1 + column(table, name)]
@@ -189,9 +199,9 @@ def test_a_second_run_finds_everything(output, made, capsys, monkeypatch):
     printed = json.loads(captured.out)
     assert list(printed) == ["tla/table1", "tla/table3", "tla/table5"]  # the list's order
     for name, metrics in printed.items():
-        folder = output / "smoke" / name.replace("/", "-")
+        folder = place(output, "smoke", name.replace("/", "-"))
         assert metrics == json.loads((folder / "metrics.json").read_text())
-        assert without_times(metrics) == without_times(made[folder.name])
+        assert without_times(metrics) == without_times(made[plain_name(folder)])
     assert {path: path.stat().st_mtime_ns for path in output.glob("[cea]*/**/*")} == before
     assert re.search(r"^tla/table1: done in [\d.]+ s$", captured.err, re.MULTILINE)
 
@@ -206,7 +216,10 @@ def test_another_budget_uses_the_models_that_it_shares(output, capsys):
     captured = capsys.readouterr()
     assert "training" not in captured.err
     assert "20 images under pgd 50 steps" in captured.err
-    assert "50 nearest neighbours" in (output / "full/tla-table6/table.md").read_text()
+    assert (
+        "50 nearest neighbours"
+        in (place(output, "full", "tla-table6-digits") / "table.md").read_text()
+    )
     assert f"written to {output / 'full' / 'tla-table6'}" in captured.out
     assert len(list((output / "checkpoints").iterdir())) == count
     assert reproduce("tla/table6", "--seed", 1, output=output) == 0

@@ -360,7 +360,9 @@ def run(lab):
     seen.append(torch.get_num_threads())
     table = Table("Title", "Method", [Column("A"), Column("B")],
                   {"AT": [Cell(0.25, 0.5), Cell(float("nan"), 0.5)]})  # fmt: skip
-    drawing = target.Drawing("curve", "A caption", "A text", lambda path: path.write_bytes(b"png"))
+    drawing = target.Drawing(
+        "curve", "A caption", "A text", lambda path, footnote: path.write_text(footnote)
+    )
     return Result([table], [drawing], {"nan": float("nan"), "third": Fraction(1, 3)}, ["A note"])
 
 
@@ -379,12 +381,14 @@ def test_what_is_written(data, tmp_path, monkeypatch):
         torch.set_num_threads(1)
     assert seen.pop() == 1
     assert metrics["environment"]["threads"] == 1
-    folder = tmp_path / "smoke" / "tla-table1"
+    folder = lab.place("tla-table1")
     assert {path.name for path in folder.iterdir()} == {"metrics.json", "table.md", "curve.png"}
 
     def fail(constant):
         pytest.fail(f"{constant} is no JSON")
 
+    shown = (folder / "curve.png").read_text()
+    assert shown == "tla/table1 on digits. Smoke run: not a result."
     written = json.loads((folder / "metrics.json").read_text(), parse_constant=fail)
     assert written == metrics
     json.dumps(metrics, allow_nan=False)

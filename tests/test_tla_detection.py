@@ -98,7 +98,7 @@ def test_the_gain_is_over_the_better_baseline(areas, gain, tmp_path, monkeypatch
     result = fig5.run(Scripted(tmp_path, missed))
     rows = result.tables[0].as_dict()["rows"]
     assert rows[fig5.GAIN][0]["value"] == (None if gain is None else pytest.approx(gain))
-    result.figures[0].draw(tmp_path / "roc.png")
+    result.figures[0].draw(tmp_path / "roc.png", "")
     assert (tmp_path / "roc.png").stat().st_size > 1000
 
 
@@ -107,7 +107,7 @@ def test_nothing_misclassified_has_no_area(tmp_path):
     result = fig5.run(lab)
     rows = result.tables[0].as_dict()["rows"]
     assert [row[0]["value"] for row in rows.values()] == [None] * 4
-    result.figures[0].draw(tmp_path / "roc.png")
+    result.figures[0].draw(tmp_path / "roc.png", "")
 
 
 # The supplement's Figure 8.
@@ -132,10 +132,10 @@ class Untrained(Lab):
 def surfaces_of(lab, monkeypatch, path):
     """What is drawn, and the result."""
     drawn = []
-    monkeypatch.setattr(landscape, "heatmap_figure", lambda *given: drawn.append(given))
+    monkeypatch.setattr(landscape, "heatmap_figure", lambda *given, footnote: drawn.append(given))
     monkeypatch.setattr(landscape, "save", lambda figure, path: None)
     result = landscape.run(lab)
-    result.figures[0].draw(path)
+    result.figures[0].draw(path, "")
     return drawn[0], result
 
 

@@ -30,7 +30,7 @@ def drawn(monkeypatch):
     """What the figures are made of; t-SNE leaves number and mark. Few images are wanted."""
     figures, printed = [], paper.settings
     for module, name in ((tsne, "scatter_figure"), (retrieval, "retrieval_figure")):
-        monkeypatch.setattr(module, name, lambda *given: figures.append(given))
+        monkeypatch.setattr(module, name, lambda *given, footnote: figures.append(given))
         monkeypatch.setattr(module, "save", lambda figure, path: None)
     monkeypatch.setattr(tsne, "tsne", lambda features, seed: features[:, :2])
     few = {"adversarial": 5, "clean": 3}
@@ -60,7 +60,7 @@ def test_one_class(figure, classes, dataset, drawn, tmp_path):
                                                              "smoke"))  # fmt: skip
     result = tsne.run(lab, figure)
     (drawing,), (table,) = result.figures, result.tables
-    drawing.draw(tmp_path)
+    drawing.draw(tmp_path, "")
     ((rows,),) = drawn
     wanted = [NAMES.index(name) for name in classes]
     names = NAMES if dataset == "cifar10" else [f"digit {label}" for label in range(10)]
@@ -122,7 +122,7 @@ def test_a_pair_of_classes(figure, true, false, drawn, tmp_path):
 
     lab = Scripted(tmp_path, confused)
     result = tsne.run(lab, figure)
-    result.figures[0].draw(tmp_path)
+    result.figures[0].draw(tmp_path, "")
     (((_, row),),) = (given[0].items() for given in drawn)
     for method in FOUR:
         blue, green, red = row[METHODS[method]].clouds
@@ -151,7 +151,7 @@ def test_nothing_to_show(figure, labels, tmp_path):
     lab = Scripted(tmp_path, lambda method, number, label: label, labels=labels)
     result = tsne.run(lab, figure)
     path = tmp_path / "figure.png"
-    result.figures[0].draw(path)
+    result.figures[0].draw(path, "")
     assert path.stat().st_size > 1000
     for cells in result.tables[0].as_dict()["rows"].values():
         assert {cell["value"] for cell in cells} <= {0.0, None}
@@ -168,7 +168,7 @@ def test_nothing_to_show(figure, labels, tmp_path):
 def test_retrieval(figure, methods, name, drawn, tmp_path):
     lab = Scripted(tmp_path, lambda method, number, label: 9 if number >= 20 else label)
     result = retrieval.run(lab, figure)
-    result.figures[0].draw(tmp_path)
+    result.figures[0].draw(tmp_path, "")
     ((shown,),) = drawn
     assert list(shown) == [METHODS[method] for method in methods]
     setting = Setting("cifar10", "cifar10")
@@ -213,7 +213,7 @@ def test_the_query(taken_for, labels, row, note, drawn, tmp_path):
 
     lab = Scripted(tmp_path, mistaken, labels=labels)
     result = retrieval.run(lab, "fig4")
-    result.figures[0].draw(tmp_path)
+    result.figures[0].draw(tmp_path, "")
     image = drawn[0][0]["TLA"][0].query
     assert round(1000 * image[0, 0, 0].item()) == row
     assert note in result.tables[0].notes[0]
@@ -221,6 +221,6 @@ def test_the_query(taken_for, labels, row, note, drawn, tmp_path):
 
 def test_fewer_training_images_than_neighbours(drawn, tmp_path):
     result = retrieval.run(Scripted(tmp_path, shifted, budget=Budget("full", pool=3)), "fig4")
-    result.figures[0].draw(tmp_path)
+    result.figures[0].draw(tmp_path, "")
     assert len(drawn[0][0]["AT"][0].neighbours) == 3
     assert "the 3 nearest" in result.tables[0].notes[0]

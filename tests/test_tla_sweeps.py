@@ -119,10 +119,10 @@ def test_what_the_paper_trains_once_is_trained_once(tmp_path):
 
 def test_the_figure_has_the_tables_numbers(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(sweeps, "sweep_figure", lambda *given: drawn.append(given))
+    monkeypatch.setattr(sweeps, "sweep_figure", lambda *given, footnote: drawn.append(given))
     monkeypatch.setattr(sweeps, "save", lambda figure, path: None)
     result = sweeps.run(Asked(tmp_path, "mnist"), "supp-table5")
-    result.figures[0].draw(tmp_path)
+    result.figures[0].draw(tmp_path, "")
     ((names, (ours, printed), label),) = drawn
     cells = result.tables[0].rows["TLA"]
     assert list(names) == ["0", "0.025", "0.05", "0.1", "0.2"]

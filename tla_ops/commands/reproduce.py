@@ -24,7 +24,7 @@ from tla_ops.commands.shared import (
 )
 
 WORDS = {
-    "smoke": "a minute, on the embedded digits",
+    "smoke": "seconds, on the embedded digits",
     "short": "less training and fewer images",
     "full": "as the paper",
 }
@@ -61,7 +61,7 @@ def add(verbs: Any) -> None:
         "--datasets",
         type=lambda text: list(dict.fromkeys(name.strip() for name in text.split(","))),
         metavar="NAME,...",
-        help="of digits, mnist, cifar10, tiny-imagenet, cats-vs-dogs (default: digits, in place of "
+        help="of digits, mnist, cifar10, tiny-imagenet (default: digits, in place of "
         "the paper's first, for smoke; the paper's own for short and full)",
     )
     add_data(parser)
@@ -133,7 +133,8 @@ def run(args: argparse.Namespace) -> Outcome:
         raise BadUsage(f"--set {str(error).removeprefix('--set ')}") from error
     except (RunError, CheckpointError) as error:
         raise CommandError(str(error)) from error
-    return Outcome(made, lambda: _text(made, args.output))
+    places = {target.name: lab.place(target.folder) for target in targets}
+    return Outcome(made, lambda: _text(made, places))
 
 
 def _with_data(args: argparse.Namespace, targets: list[Any]) -> list[Any]:
@@ -226,11 +227,11 @@ def _listing() -> str:
     )
 
 
-def _text(made: dict[str, Any], output: Path) -> str:
+def _text(made: dict[str, Any], places: dict[str, Path]) -> str:
     """Our numbers, the paper's in brackets; ``table.md`` has the rest."""
     lines = []
     for name, metrics in made.items():
-        place = output / metrics["budget"] / name.replace("/", "-")
+        place = places[name]
         lines += [f"{name}: {metrics['title']} ({metrics['source']})", *metrics["notes"], ""]
         for table in metrics["tables"]:
             lines += [table["title"], _numbers(table), ""]

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tla_ops.experiments.separation import NO_SPREAD, within_class
-
-
-class Spread(NamedTuple):
-    """Mean angular distances, 1 - |cos|, over pairs of rows of one group and over pairs of
-    different groups, and ``ratio``, the second over the first: 1 where nothing tells the groups
-    apart. NaN where there are no such pairs.
-    """
-
-    within: float
-    between: float
-    ratio: float
+from tla_ops.experiments.separation import NO_SPREAD
 
 
 def tsne(features: Tensor, perplexity: float = 30, seed: int = 0) -> Tensor:
@@ -59,28 +47,6 @@ def tsne(features: Tensor, perplexity: float = 30, seed: int = 0) -> Tensor:
     return torch.from_numpy(method.fit_transform(unit.float().numpy()))
 
 
-def class_spread(features: Tensor, groups: Tensor) -> Spread:
-    """How far groups lie apart in feature space, in units of their own spread.
-
-    For Figure 1 the groups are the false classes of adversarial images of one true class: a model
-    that keeps them together has a ratio near 1.
-
-    Args:
-        features: (N, D), floating point; groups: (N,) integers.
-
-    Raises:
-        ValueError: groups do not match features.
-    """
-    _check("class_spread", features, groups)
-    every, total = _pairs(features)
-    own = [_pairs(features[groups == group]) for group in groups.unique()]
-    pairs, inside = sum(count for count, _ in own), sum(part for _, part in own)
-    others = every - pairs
-    within = inside / pairs if pairs else math.nan
-    between = (total - inside) / others if others else math.nan
-    return Spread(within, between, between / within if within > NO_SPREAD else math.nan)
-
-
 def silhouette(features: Tensor, groups: Tensor) -> float:
     """scikit-learn's mean silhouette coefficient with the cosine distance: 1 for groups far apart,
     0 for groups that overlap, below where rows are nearer to another group than to their own.
@@ -101,12 +67,6 @@ def silhouette(features: Tensor, groups: Tensor) -> float:
 
     rows = features.detach().float().cpu().numpy()
     return float(silhouette_score(rows, groups.cpu().numpy(), metric="cosine"))
-
-
-def _pairs(features: Tensor) -> tuple[int, float]:
-    """The number of unordered pairs of rows, and the sum of their distances."""
-    count = len(features) * (len(features) - 1) // 2
-    return count, within_class(features) * count if count else 0.0
 
 
 def _check(where: str, features: Tensor, groups: Tensor) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tla_ops.experiments.budget import Budget
 from tla_ops.experiments.targets import STAND_IN
-from tla_ops.experiments.threat import SLOW, Threat
+from tla_ops.experiments.threat import CODE, SLOW, Threat
 from tla_ops.experiments.variants import changed, varied
 from tla_ops.training import attacks, checkpoint, trainer
 from tla_ops.training.attacks import model_mode
@@ -99,10 +99,22 @@ class Lab:
         self._datasets: dict[str, Dataset] = {}
         self._trained: dict[str, Trained] = {}
         self.parts: dict[str, dict[str, Any]] = {}
+        self.attacks: list[dict[str, Any]] = []
 
     def begin(self) -> None:
-        """Forget which data and runs were asked for: :attr:`parts` is a target's own."""
-        self.parts = {}
+        """Forget what was asked for: data and runs, :attr:`parts`, and :attr:`attacks` are a
+        target's own.
+        """
+        self.parts, self.attacks = {}, []
+
+    def place(self, name: str) -> Path:
+        """The folder of a target's results; what was chosen beside the budget is in its name, so
+        that other choices are kept beside it.
+        """
+        chosen = [*(self.datasets or ()), *([f"seed{self.seed}"] if self.seed else [])]
+        if self.changes:
+            chosen.append(_digest(self.changes)[:6])
+        return self.output / self.budget.name / "-".join([name, *chosen])
 
     @contextmanager
     def threads(self) -> Iterator[None]:
@@ -288,7 +300,10 @@ class Lab:
         self, trained: Trained, threat: Threat, images: ImageSet, source: Trained | None
     ) -> dict[str, Any]:
         """All that decides what an attack finds."""
+        if (numbers := threat.as_dict()) not in self.attacks:
+            self.attacks.append(numbers)
         return {
+            "code": CODE,
             "threat": threat.as_dict(),
             "model": trained.digest,
             "source": None if source is None else source.digest,

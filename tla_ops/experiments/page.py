@@ -109,7 +109,7 @@ def facts(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield name, text
     if metrics.get("seconds") is not None:
-        yield "took", duration(metrics["seconds"])
+        yield "took, without what was found made,", duration(metrics["seconds"])
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from tla_ops.experiments.page import page
+from tla_ops.experiments.page import LABELS, page
 from tla_ops.experiments.tables import Table
 from tla_ops.training.files import plain, write_atomically, write_json
 
@@ -23,12 +23,12 @@ SHORT = "a short run: less training and fewer images than the paper's"
 
 
 class Drawing(NamedTuple):
-    """A figure: ``draw(path)`` writes the PNG file NAME.png."""
+    """A figure: ``draw(path, footnote)`` writes the PNG file NAME.png, the footnote in it."""
 
     name: str
     caption: str
     alt: str
-    draw: Callable[[Path], None]
+    draw: Callable[[Path, str], None]
 
 
 class Result(NamedTuple):
@@ -70,8 +70,8 @@ class Target:
 
 
 def make(target: Target, lab: Any) -> dict[str, Any]:
-    """Run a target; returns what it writes to ``OUTPUT/BUDGET/TARGET/metrics.json``, beside which
-    lie ``table.md`` and the figures.
+    """Run a target; returns what it writes to ``metrics.json`` in `Lab.place`, beside which lie
+    ``table.md`` and the figures.
     """
     from tla_ops.experiments import paper
     from tla_ops.training.report import environment
@@ -81,11 +81,11 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
     with lab.threads():
         result = target.run(lab)
         machine = environment(lab.device)
-    folder = lab.output / lab.budget.name / target.folder
+    folder = lab.place(target.folder)
     folder.mkdir(parents=True, exist_ok=True)
     figures = []
     for drawing in result.figures:
-        drawing.draw(folder / f"{drawing.name}.png")
+        drawing.draw(folder / f"{drawing.name}.png", _footnote(target, lab))
         figures.append(
             {"file": f"{drawing.name}.png", "caption": drawing.caption, "alt": drawing.alt}
         )
@@ -101,6 +101,7 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
         "environment": machine,
         "seed": lab.seed,
         "parts": list(lab.parts.values()),
+        "attacks": lab.attacks,
         "tables": [table.as_dict() for table in result.tables],
         "figures": figures,
         "numbers": dict(result.numbers),
@@ -110,6 +111,12 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
     text = page(metrics)
     write_atomically(folder / "table.md", lambda file: file.write(text.encode()))
     return metrics
+
+
+def _footnote(target: Target, lab: Any) -> str:
+    """What a picture says of itself where it is shown alone."""
+    label = LABELS[lab.budget.name]
+    return f"{target.name} on {', '.join(lab.parts)}. {label[0].upper()}{label[1:]}."
 
 
 def _notes(lab: Any, tables: Sequence[Table]) -> list[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tla_ops.experiments.budget import Budget
-from tla_ops.training import art_attacks, attacks
+from tla_ops.training import _ascent, art_attacks, attacks
 from tla_ops.training.attacks import Attack
 from tla_ops.training.evaluate import RESTARTS
 from tla_ops.training.recipe import Recipe
@@ -182,3 +185,14 @@ KINDS: dict[str, Callable[[Threat, int], Attack]] = {
     "cw_l2": _cw_l2,
     "jsma": _jsma,
 }
+
+
+def _code() -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for module in (_ascent, attacks, art_attacks, sys.modules[__name__]):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
+
+
+CODE = _code()
+"""Of the sources of all attacks: what another version of them found is not used again."""

@@ -51,7 +51,7 @@ def run(lab: Lab) -> Result:
         "roc",
         "ROC curves of detecting misclassified images, clean and adversarial ones together.",
         f"ROC curves of {', '.join(METHODS[method] for method in THREE)} for {', '.join(curves)}.",
-        lambda path: save(roc_figure(curves), path),
+        lambda path, footnote: save(roc_figure(curves, footnote=footnote), path),
     )
     numbers = {
         name: {method: curve._asdict() for method, curve in own.items()}

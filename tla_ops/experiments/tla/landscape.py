@@ -71,5 +71,6 @@ def _draw(
     radius: Fraction,
     notes: dict[str, dict[str, str]],
     path: Path,
+    footnote: str,
 ) -> None:
-    save(heatmap_figure(surfaces, radius, notes), path)
+    save(heatmap_figure(surfaces, radius, notes, footnote=footnote), path)

@@ -73,7 +73,7 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
         f"{figure}-{setting.dataset}",
         caption,
         f"Rows of images, one for each of {', '.join(rows)}: {caption}",
-        lambda path: save(retrieval_figure(shown), path),
+        lambda path, footnote: save(retrieval_figure(shown, footnote=footnote), path),
     )
     return Result([table], [drawing])
 

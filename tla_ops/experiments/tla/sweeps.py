@@ -112,5 +112,7 @@ def _drawing(setting: Setting, table: Table, sweep: Sweep, names: Sequence[str])
         f"sweep-{setting.dataset}",
         caption,
         f"Two lines, ours and the paper's: {caption}",
-        lambda path: save(sweep_figure(names, [ours, printed], sweep.symbol), path),
+        lambda path, footnote: save(
+            sweep_figure(names, [ours, printed], sweep.symbol, footnote=footnote), path
+        ),
     )

@@ -90,7 +90,7 @@ def _one_class(lab: Lab, setting: Setting, figure: str) -> Result:
         rows[names[label]] = panels
         columns += [
             Column("misclassified", names[label], f"of {len(images)}", best="min"),
-            Column("silhouette", names[label], kind="ratio", best="min"),
+            Column("silhouette", names[label], kind="ratio", best=""),
         ]
     note = (
         f"{_attack(lab, setting)}. Silhouette: of the groups by false class, among misclassified "
@@ -162,7 +162,7 @@ def _result(
         f"{figure}-{setting.dataset}",
         caption,
         f"Scatter plots by {', '.join(METHODS[method] for method in FOUR)}: {caption}",
-        lambda path: save(scatter_figure(rows), path),
+        lambda path, footnote: save(scatter_figure(rows, footnote=footnote), path),
     )
     numbers: dict[str, Any] = {
         name: {m: p.note for m, p in row.items()} for name, row in rows.items()
