@@ -145,7 +145,7 @@ def test_the_readme_examples_run():
     assert all(p.grad.abs().sum() > 0 for p in names["network"].parameters())
 
 
-@pytest.mark.parametrize("name", ["quickstart", "own_model", "memory_bank"])
+@pytest.mark.parametrize("name", ["quickstart", "own_model", "memory_bank", "at2l_regularizer"])
 def test_examples_run(name):
     script = ROOT / "examples" / f"{name}.py"
     if not script.exists():

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import tla_ops
 from tla_ops.training.attacks import Attack
 from tla_ops.training.models import Classifier
+from tla_ops.training.regularizer import TripletRegularizer
 from tla_ops.training.steps import (
     Batch,
     Step,
@@ -271,20 +272,10 @@ def at2l(
     """
     adversarial = attack(model, batch.images, batch.labels)
     clean, attacked = model(batch.images), model(adversarial)
-    triplets = tla_ops.triplet_adv_loss(
-        attacked,
-        clean,
-        clean,
-        batch.labels,
-        batch.labels,
-        margin=margin,
-        weight=weight,
-        metric="linf",
-        mining="random",
-        target_labels=attacked.argmax(1) if confused_class else None,
-        generator=generator,
-        return_details=True,
+    regularizer = TripletRegularizer(
+        weight=weight, margin=margin, confused_class=confused_class, generator=generator
     )
+    triplets = regularizer.details(attacked, clean, batch.labels)
     loss = cross_entropy(clean, batch.labels, label_smoothing)
     loss = loss + adversarial_weight * cross_entropy(attacked, batch.labels, label_smoothing)
     return Step(
