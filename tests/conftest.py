@@ -54,6 +54,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def torchvision_models():
+    try:
+        import torchvision.models
+    except (ImportError, RuntimeError) as error:  # RuntimeError beside a torch of another build
+        pytest.skip(f"torchvision cannot be imported: {error}")
+    return torchvision.models
+
+
 @pytest.fixture
 def fresh_compiler():
     """A test that compiles starts without the graphs of the one before."""

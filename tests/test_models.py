@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tla_ops.training import methods
+from tla_ops.training import at2l_models, methods
 from tla_ops.training.models import MODELS, Classifier, build, lenet, mlp, resnet50, wrap, wrn
 from tla_ops.training.residual import Standardize, WideUnit
 
@@ -28,15 +28,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def torchvision_models():
-    try:
-        import torchvision.models
-    except (ImportError, RuntimeError) as error:  # RuntimeError beside a torch of another build
-        pytest.skip(f"torchvision cannot be imported: {error}")
-    return torchvision.models
-
-
-@pytest.fixture(scope="module")
 def timm():
     try:
         import timm
@@ -52,7 +43,11 @@ def parameters(model):
 # the papers' networks
 
 
-@pytest.mark.parametrize("name", MODELS)
+def test_every_network_is_tested():
+    assert list(MODELS) == [*SMALLEST, *at2l_models.MODELS]  # those in test_at2l_models.py
+
+
+@pytest.mark.parametrize("name", SMALLEST)
 def test_models_are_a_head_on_features(name):
     model = MODELS[name](**SMALLEST[name]).eval()
     images = torch.rand(2, *model.image_shape)
@@ -66,7 +61,7 @@ def test_models_are_a_head_on_features(name):
     assert features.min() >= floor  # behind the last activation
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALLEST)
 def test_every_parameter_of_a_built_model_learns(name):
     shape = {"lenet": [1, 28, 28], "resnet50": [4, 33, 40]}.get(name, [4, 24, 20])
     torch.manual_seed(0)

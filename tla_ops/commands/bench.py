@@ -48,7 +48,11 @@ def _add_table2(targets: Any) -> None:
     option = parser.add_argument
     option(
         "--model",
-        choices=["small", "lenet", "mlp", "convnet", "wrn", "resnet50"],
+        choices=[
+            *("small", "lenet", "mlp", "convnet", "wrn", "resnet50"),
+            *("mnist_a", "mnist_b", "mnist_c", "mnist_d"),
+            *("vgg16", "vgg19", "inception_v3", "at2l_resnet50"),
+        ],
         help="default: small on a CPU, wrn on a GPU",
     )
     option("--batch", type=at_least(2), default=50, help="images a step (default: %(default)s)")
