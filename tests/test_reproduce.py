@@ -151,8 +151,8 @@ def test_the_papers_numbers_beside_ours(target, row, name, printed, made, output
     cell = table["rows"][row][column(table, name)]
     assert cell["paper"] == pytest.approx(printed)
     assert cell["value"] is not None
-    line = next(line for line in (place(output, "smoke", target) / "table.md").read_text().splitlines()
-                if line.startswith(f"| {row} |"))  # fmt: skip
+    lines = (place(output, "smoke", target) / "table.md").read_text().splitlines()
+    line = next(line for line in lines if line.startswith(f"| {row} |"))
     shown = f"{100 * printed:.2f}%" if target != "tla-table5" else str(printed)
     assert f"paper {shown}" in line.split(" | ")[1 + column(table, name)]
 
