@@ -75,7 +75,9 @@ def test_what_detectors_are_fitted_on_and_asked_about(dataset, tmp_path, monkeyp
         radius, steps, images = ((near, few, 30), (far, many, 60))[place % 2]
         assert (threat.kind, threat.epsilon) == ("pgd", Fraction(radius))
         assert (threat.steps, threat.restarts, threat.early_stop) == (steps, 1, False)
-        assert threat.step == lab.recipe(dataset, "at").attack_step
+        usual = lab.recipe(dataset, "at").attack_step
+        assert threat.step == (Fraction(radius) / 3 if usual * 3 > Fraction(radius) else usual)
+        assert dataset == "digits" or threat.step == usual  # the paper's own are short enough
         assert count == images
     values = [result.tables[0].rows[METHODS[method]][0].value for method in THREE]
     (gain,) = result.tables[0].rows[fig5.GAIN]

@@ -120,6 +120,13 @@ def level(setting: Setting, recipe: Recipe, printed: Fraction | str) -> Fraction
     return Fraction(printed) * recipe.epsilon / load_recipe(f"{setting.paper}-at").epsilon
 
 
+def step_within(recipe: Recipe, epsilon: Fraction) -> Fraction:
+    """The recipe's step, but at most a third of the radius: a longer one only jumps between the
+    ball's corners. On the paper's data sets and recipes, the recipe's.
+    """
+    return min(recipe.attack_step, epsilon / 3)
+
+
 def radius(lab: Lab, setting: Setting, printed: Fraction | str) -> Fraction:
     """An l2 radius that the paper prints for ``setting.paper``, in proportion to the image's side:
     on the paper's data sets, the radius itself.

@@ -17,7 +17,7 @@ from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.targets import ALL, THREE
 from tla_ops.experiments.threat import Threat
-from tla_ops.experiments.tla.blocks import level, named
+from tla_ops.experiments.tla.blocks import level, named, step_within
 from tla_ops.experiments.tla.names import DATASETS, METHODS
 from tla_ops.training.image_set import hold_out
 
@@ -82,7 +82,8 @@ def threat(lab: Lab, setting: Setting, split: str) -> Threat:
     printed: dict[str, Any] = paper.settings(NAME)[setting.paper][split]
     recipe = lab.recipe(setting.dataset, "at")
     epsilon = level(setting, recipe, Fraction(printed["epsilon"]))
-    return Threat("pgd", epsilon, recipe.attack_step, printed["steps"], early_stop=False)
+    step = step_within(recipe, epsilon)
+    return Threat("pgd", epsilon, step, printed["steps"], early_stop=False)
 
 
 def _or_none(value: float) -> float | None:

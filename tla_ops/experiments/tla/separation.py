@@ -13,7 +13,7 @@ from tla_ops.experiments.tables import Column
 from tla_ops.experiments.target import Result
 from tla_ops.experiments.targets import ALL, FOUR, THREE
 from tla_ops.experiments.threat import Threat
-from tla_ops.experiments.tla.blocks import Block, joined, level, named, value_block
+from tla_ops.experiments.tla.blocks import Block, joined, level, named, step_within, value_block
 
 TABLES = {"false": "tla/table5", "true": "tla/supp-table3"}
 TITLES = {
@@ -56,8 +56,9 @@ def _block(lab: Lab, target: str, setting: Setting, toward: str) -> tuple[Block,
 
     def measure(trained: Trained, name: str) -> float:
         threat = Threat(
-            "pgd", levels[name], recipe.attack_step, recipe.eval_steps["pgd_long"], early_stop=False
-        )
+            "pgd", levels[name], step_within(recipe, levels[name]), recipe.eval_steps["pgd_long"],
+            early_stop=False,
+        )  # fmt: skip
         found = measured(lab, setting, trained, threat, toward)
         numbers.setdefault(trained.recipe.method, {})[str(levels[name])] = found._asdict()
         return found.ratio
