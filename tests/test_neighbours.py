@@ -47,14 +47,9 @@ def test_accuracy_without_images():
 def test_the_nearest_come_first(queries, monkeypatch):
     monkeypatch.setattr(neighbours, "QUERIES", queries)
     query, pool = randn(5, 6, seed=3).double(), randn(30, 6, seed=4).double()
-    exclude = torch.tensor([-1, 0, 29, 7, -1])
     distances = matrix64(query, pool, "angular")
     assert torch.equal(retrieve(query, pool, 30), distances.sort(1).indices)
-    exclude[3] = distances[3].argmin()
-    for row, out in enumerate(exclude.tolist()):
-        if out >= 0:
-            distances[row, out] = torch.inf
-    assert torch.equal(retrieve(query, pool, 9, exclude), distances.sort(1).indices[:, :9])
+    assert torch.equal(retrieve(query, pool, 9), distances.sort(1).indices[:, :9])
 
 
 def test_ties_go_to_the_lowest_index():
@@ -63,32 +58,21 @@ def test_ties_go_to_the_lowest_index():
     assert torch.equal(first, torch.arange(200).reshape(40, 5).T)
 
 
-def test_a_broken_row_is_the_farthest_and_an_excluded_one_never_comes():
+def test_a_broken_row_is_the_farthest():
     pool = randn(4, 3, seed=6)
     pool[1] = torch.nan
-    found = retrieve(pool[:1], pool, 3, torch.tensor([0]))
+    found = retrieve(pool[:1], pool, 4)
+    assert found[0, 0] == 0
     assert found[0, -1] == 1
-    assert sorted(found[0].tolist()) == [1, 2, 3]
+    assert sorted(found[0].tolist()) == [0, 1, 2, 3]
 
 
 def test_retrieval_of_nothing():
     assert retrieve(randn(0, 3), randn(4, 3), 2).shape == (0, 2)
-    assert retrieve(randn(0, 3), randn(4, 3), 2, torch.zeros(0, dtype=torch.int64)).shape == (0, 2)
 
 
-@pytest.mark.parametrize(
-    ("k", "exclude", "message"),
-    [
-        (0, None, r"k must be in \[1, 4\], got 0"),
-        (5, None, r"k must be in \[1, 4\], got 5"),
-        (4, [1, -1], r"k must be in \[1, 3\], got 4"),
-        (1, [4, -1], r"exclude must be in \[-1, 3\], got 4"),
-        (1, [0, -2], r"exclude must be in \[-1, 3\], got -2"),
-        (1, [0], r"exclude must be \(2,\) to match query \(2, 3\), got \(1,\)"),
-    ],
-)
-def test_errors(k, exclude, message):
-    exclude = None if exclude is None else torch.tensor(exclude)
-    with pytest.raises(ValueError, match=message):
-        retrieve(randn(2, 3), randn(4, 3), k, exclude)
-    assert retrieve(randn(2, 3), randn(4, 3), 4, torch.tensor([-1, -1])).shape == (2, 4)
+@pytest.mark.parametrize("k", [0, 5])
+def test_errors(k):
+    with pytest.raises(ValueError, match=rf"k must be in \[1, 4\], got {k}"):
+        retrieve(randn(2, 3), randn(4, 3), k)
+    assert retrieve(randn(2, 3), randn(4, 3), 4).shape == (2, 4)

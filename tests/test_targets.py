@@ -400,7 +400,6 @@ def test_what_is_written(data, tmp_path, monkeypatch):
     assert [part["dataset"] for part in metrics["parts"]] == ["digits"]
     assert metrics["notes"][-1] == "A note"
     assert any("digits stand in for mnist" in note for note in metrics["notes"])
-    assert any("smoke run" in note for note in metrics["notes"])
     beside = "whose numbers in the paper are those shown beside ours"
     assert any(beside in note for note in metrics["notes"])
     bare = target._notes(lab, [Table("t", "c", [Column("x")], {"AT": [Cell(0.5)]})])

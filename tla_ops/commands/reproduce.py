@@ -229,10 +229,13 @@ def _listing() -> str:
 
 def _text(made: dict[str, Any], places: dict[str, Path]) -> str:
     """Our numbers, the paper's in brackets; ``table.md`` has the rest."""
+    from tla_ops.experiments.page import labels
+
     lines = []
     for name, metrics in made.items():
         place = places[name]
-        lines += [f"{name}: {metrics['title']} ({metrics['source']})", *metrics["notes"], ""]
+        lines += [f"{name}: {metrics['title']} ({metrics['source']})"]
+        lines += [*labels(metrics), *metrics["notes"], ""]
         for table in metrics["tables"]:
             lines += [table["title"], _numbers(table), ""]
         files = ["metrics.json", "table.md", *(figure["file"] for figure in metrics["figures"])]

@@ -56,48 +56,28 @@ def knn_accuracy(
 
 
 @torch.no_grad()
-def retrieve(query: Tensor, pool: Tensor, k: int, exclude: Tensor | None = None) -> Tensor:
+def retrieve(query: Tensor, pool: Tensor, k: int) -> Tensor:
     """The k features nearest to each query by the angular distance, nearest first.
 
     Args:
         query: (q, D); pool: (M, D); floating point, on one device.
-        k: at least 1, and no more than a query may be given.
-        exclude: (q,) the index of one row of the pool that a query never gets (its own, where it
-            is part of the pool), -1 for none.
+        k: in 1..M.
 
     Returns:
         (q, k) int64 indices into the pool. Ties go to the lowest index; a NaN distance is the
         farthest.
 
     Raises:
-        ValueError: k or exclude is out of range, or exclude has another length than query.
+        ValueError: k is out of range.
     """
-    there = len(pool)
-    if exclude is not None and len(query):
-        if exclude.shape != query.shape[:1]:
-            raise ValueError(
-                f"retrieve: exclude must be ({len(query)},) to match query {tuple(query.shape)}, "
-                f"got {tuple(exclude.shape)}"
-            )
-        low, high = int(exclude.min()), int(exclude.max())
-        if low < -1 or high >= len(pool):
-            bounds = f"[-1, {len(pool) - 1}]"
-            raise ValueError(
-                f"retrieve: exclude must be in {bounds}, got {low if low < -1 else high}"
-            )
-        there -= high >= 0
-    if not 1 <= k <= there:
-        raise ValueError(f"retrieve: k must be in [1, {there}], got {k}")
+    if not 1 <= k <= len(pool):
+        raise ValueError(f"retrieve: k must be in [1, {len(pool)}], got {k}")
     found = []
-    for start in range(0, len(query), QUERIES):
-        distances = tla_ops.cdist(query[start : start + QUERIES], pool, metric="angular")
+    for part in query.split(QUERIES):
+        distances = tla_ops.cdist(part, pool, metric="angular")
         distances.nan_to_num_(nan=FARTHEST)
-        if exclude is not None:
-            out = exclude[start : start + QUERIES].to(distances.device)
-            rows = (out >= 0).nonzero().flatten()
-            distances[rows, out[rows]] = torch.inf
         found.append(distances.sort(dim=1, stable=True).indices[:, :k])
-    return torch.cat(found) if found else torch.zeros(0, k, dtype=torch.int64, device=query.device)
+    return torch.cat(found)
 
 
 def _array(features: Tensor) -> Any:

@@ -18,9 +18,6 @@ from tla_ops.experiments.page import LABELS, page
 from tla_ops.experiments.tables import Table
 from tla_ops.training.files import plain, write_atomically, write_json
 
-SMOKE = "a smoke run: it shows that every part runs, and says nothing about the methods"
-SHORT = "a short run: less training and fewer images than the paper's"
-
 
 class Drawing(NamedTuple):
     """A figure: ``draw(path, footnote)`` writes the PNG file NAME.png, the footnote in it."""
@@ -120,7 +117,7 @@ def _footnote(target: Target, lab: Any) -> str:
 
 
 def _notes(lab: Any, tables: Sequence[Table]) -> list[str]:
-    notes = {"smoke": [SMOKE], "short": [SHORT]}.get(lab.budget.name, [])
+    notes: list[str] = []
     cells = [cell for table in tables for row in table.rows.values() for cell in row]
     printed = any(cell.paper is not None for cell in cells)
     for part in lab.parts.values():

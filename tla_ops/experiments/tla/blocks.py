@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tla_ops.experiments import paper
 from tla_ops.experiments.lab import Lab, Setting, Trained
 from tla_ops.experiments.tables import Cell, Column, Table
-from tla_ops.experiments.threat import SLOW, Threat
+from tla_ops.experiments.threat import SLOW, Threat, from_recipe
 from tla_ops.experiments.tla.names import ATTACKS, DATASETS, METHODS
 from tla_ops.training.recipe import Recipe, RecipeError, load_recipe
 
@@ -111,6 +111,13 @@ def named(setting: Setting) -> str:
 def heading(lab: Lab, setting: Setting) -> str:
     """The data set, and how many of its test images are looked at."""
     return f"{named(setting)}, {len(lab.test(setting)):,} test images"
+
+
+def long_pgd(lab: Lab, setting: Setting) -> Threat:
+    """PGD as in Table 1's longer one, but to the last step: where it takes an image is asked, and
+    not where the head is first mistaken.
+    """
+    return from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
 
 
 def level(setting: Setting, recipe: Recipe, printed: Fraction | str) -> Fraction:

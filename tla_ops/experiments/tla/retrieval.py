@@ -13,8 +13,7 @@ from tla_ops.experiments.retrieval_figure import Retrieval, retrieval_figure
 from tla_ops.experiments.style import save
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
-from tla_ops.experiments.threat import from_recipe
-from tla_ops.experiments.tla.blocks import heading, named
+from tla_ops.experiments.tla.blocks import heading, long_pgd, named
 from tla_ops.experiments.tla.names import CLASSES, METHODS, class_names
 
 NEIGHBOURS = 5
@@ -38,7 +37,7 @@ def _one(lab: Lab, setting: Setting, figure: str) -> Result:
     printed = paper.settings(f"tla/{figure}")
     pool, test = lab.pool(setting), lab.test(setting)
     names = class_names(setting.dataset, lab.dataset(setting.dataset).classes)
-    threat = from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
+    threat = long_pgd(lab, setting)
     query, why = chosen(lab, setting, figure)
     true, count = names[int(test.labels[query])], min(NEIGHBOURS, len(pool))
     rows: dict[str, list[Cell]] = {}
@@ -84,7 +83,7 @@ def chosen(lab: Lab, setting: Setting, figure: str) -> tuple[int, str]:
     """
     printed, test = paper.settings(f"tla/{figure}"), lab.test(setting)
     names = class_names(setting.dataset, lab.dataset(setting.dataset).classes)
-    threat = from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
+    threat = long_pgd(lab, setting)
     at = lab.trained(setting, "at")
     taken_for = lab.predictions(at, lab.adversarial(at, threat, test))
     label = CLASSES[setting.paper].index(printed["class"])

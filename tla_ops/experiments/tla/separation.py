@@ -26,8 +26,9 @@ NOTES = {
     "true": "Lower is better: all adversarial images, close to the class they are of.",
 }
 STEPS = (
-    "PGD as in Table 1's longer one, without stopping where it succeeds; the paper prints neither "
-    "steps nor step size. Natural images are those test images."
+    "PGD with as many steps as Table 1's longer one, of at most a third of the radius, without "
+    "stopping where it succeeds; the paper prints neither steps nor step size. Natural images are "
+    "those test images."
 )
 
 

@@ -8,8 +8,7 @@ from tla_ops.experiments.neighbours import knn_accuracy
 from tla_ops.experiments.tables import Column
 from tla_ops.experiments.target import Result
 from tla_ops.experiments.targets import ALL, THREE
-from tla_ops.experiments.threat import Threat, from_recipe
-from tla_ops.experiments.tla.blocks import Block, joined, named, value_block
+from tla_ops.experiments.tla.blocks import Block, joined, long_pgd, named, value_block
 
 NAME = "tla/table6"
 NOTE = (
@@ -26,7 +25,7 @@ def run(lab: Lab) -> Result:
     for setting in lab.settings(ALL):
         blocks.append(_block(lab, setting, k))
         count = len(lab.pool(setting))
-        attack = threat(lab, setting).within(lab.budget)
+        attack = long_pgd(lab, setting).within(lab.budget)
         notes.append(NOTE.format(min(k, count), f"{count:,}", attack.effort(), attack.epsilon))
     return Result([joined("K nearest neighbours", blocks, notes=list(dict.fromkeys(notes)))])
 
@@ -37,16 +36,9 @@ def _block(lab: Lab, setting: Setting, k: int) -> Block:
     def measure(trained: Trained, name: str) -> float:
         queries = test.images
         if name == "adversarial":
-            queries = lab.adversarial(trained, threat(lab, setting), test)
+            queries = lab.adversarial(trained, long_pgd(lab, setting), test)
         known, asked = lab.features(trained, pool), lab.features(trained, queries)
         return knn_accuracy(known, pool.labels, asked, test.labels, k)
 
     columns = {name: Column(title, named(setting)) for name, title in COLUMNS.items()}
     return value_block(lab, NAME, setting, THREE, columns, measure)
-
-
-def threat(lab: Lab, setting: Setting) -> Threat:
-    """PGD as in Table 1's longer one, but beyond the head's first mistake, which is not yet the
-    neighbours'.
-    """
-    return from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()

@@ -14,8 +14,7 @@ from tla_ops.experiments.style import save
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Drawing, Result
 from tla_ops.experiments.targets import FOUR
-from tla_ops.experiments.threat import Threat, from_recipe
-from tla_ops.experiments.tla.blocks import named
+from tla_ops.experiments.tla.blocks import long_pgd, named
 from tla_ops.experiments.tla.names import CLASSES, METHODS, class_names
 from tla_ops.training.image_set import ImageSet
 
@@ -140,17 +139,12 @@ def attacked(
     lab: Lab, setting: Setting, trained: Trained, images: ImageSet
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (N, D) of adversarial images and the classes (N,) that they are taken for."""
-    adversarial = lab.adversarial(trained, threat(lab, setting), images)
+    adversarial = lab.adversarial(trained, long_pgd(lab, setting), images)
     return lab.features(trained, adversarial), lab.predictions(trained, adversarial)
 
 
-def threat(lab: Lab, setting: Setting) -> Threat:
-    """PGD as in Table 1's longer one."""
-    return from_recipe(lab.recipe(setting.dataset, "at"), "pgd_long").to_the_end()
-
-
 def _attack(lab: Lab, setting: Setting) -> str:
-    made = threat(lab, setting).within(lab.budget)
+    made = long_pgd(lab, setting).within(lab.budget)
     return ATTACK.format(made.effort(), made.epsilon)
 
 
