@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> Outcome:
             lab.say(f"{target.name}: done in {made[target.name]['seconds']:.1f} s")
     except recipes.RecipeError as error:
         raise BadUsage(f"--set {str(error).removeprefix('--set ')}") from error
-    except (RunError, CheckpointError) as error:
+    except (RunError, CheckpointError, ModuleNotFoundError) as error:
         raise CommandError(str(error)) from error
     places = {target.name: lab.place(target.folder) for target in targets}
     return Outcome(made, lambda: _text(made, places))
@@ -139,13 +139,11 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _with_data(args: argparse.Namespace, targets: list[Any]) -> list[Any]:
     """The targets that the chosen data sets are for; one that was named itself has to be."""
-    from tla_ops.experiments.targets import STAND_IN
-
     if args.datasets is None:
         return targets
     kept = []
     for target in targets:
-        known = (STAND_IN, *target.datasets)
+        known = _known(target)
         if set(args.datasets) & set(known):
             kept.append(target)
         elif target.name in args.targets:
@@ -153,13 +151,21 @@ def _with_data(args: argparse.Namespace, targets: list[Any]) -> list[Any]:
                 f"--datasets must have one of {', '.join(known)} for {target.name}, "
                 f"got {','.join(args.datasets)}"
             )
-    every = {STAND_IN, *(name for target in targets for name in target.datasets)}
+    every = {name for target in targets for name in _known(target)}
     unknown = set(args.datasets) - every
     if unknown:
         raise BadUsage(
             f"--datasets must be among {', '.join(sorted(every))}, got {sorted(unknown)[0]}"
         )
     return kept
+
+
+def _known(target: Any) -> tuple[str, ...]:
+    """Data sets that a target can be made on."""
+    from tla_ops.experiments.targets import STAND_IN, STAND_INS, stands_for
+
+    others = (name for name in STAND_INS if stands_for(name, target.datasets))
+    return STAND_IN, *target.datasets, *others
 
 
 def _prepare(lab: Any, targets: list[Any]) -> None:
