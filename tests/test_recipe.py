@@ -126,7 +126,7 @@ def test_a_method_takes_its_own_options_alone():
         ("label_smoothing=2", "label_smoothing must be at least 0 and at most 1, got 2"),
         ("noise=-1/255", "noise must be at least 0 and at most 1"),
         ("norm=l1", "norm must be one of l2, mean_square, got 'l1'"),
-        ("dataset=imagenet", "dataset must be one of digits, mnist, "),
+        ("dataset=svhn", "dataset must be one of digits, mnist, "),
         ("model=vgg", "model must be one of small, lenet, "),
         ("augment=mixup", "augment must be one of none, "),
         ("batch.size=3", "--set batch.size=3: batch is not a mapping"),
