@@ -41,14 +41,15 @@ def add(verbs: Any) -> None:
         "tla-ops reproduce tla/table1 --budget short --datasets mnist --data data \\",
         "    --set model_options.width=0.25 --set max_steps=600 --images 500",
         "tla-ops reproduce tla/table5 tla/fig5 --budget full --data hub --device cuda",
-        "tla-ops reproduce tla && tla-ops report runs/reproduce",
+        "tla-ops reproduce at2l/app-table4 --budget short --datasets cifar10-cats-dogs --data data",
+        "tla-ops reproduce tla at2l && tla-ops report runs/reproduce",
     )
     option = parser.add_argument
     option(
         "targets",
         nargs="*",
         metavar="TARGET",
-        help="tables and figures; tla: all of that paper's that --datasets are for",
+        help="tables and figures; tla, at2l: all of a paper's that --datasets are for",
     )
     option("--list", action="store_true", help="list the targets and what they need, and stop")
     option(
@@ -61,8 +62,9 @@ def add(verbs: Any) -> None:
         "--datasets",
         type=lambda text: list(dict.fromkeys(name.strip() for name in text.split(","))),
         metavar="NAME,...",
-        help="of digits, mnist, cifar10, tiny-imagenet (default: digits, in place of "
-        "the paper's first, for smoke; the paper's own for short and full)",
+        help="of digits, mnist, cifar10, tiny-imagenet, cats-vs-dogs, cifar10-cats-dogs, imagenet "
+        "(default: digits, in place of the paper's first, for smoke; the paper's own for short "
+        "and full)",
     )
     add_data(parser)
     option(

@@ -295,7 +295,7 @@ class Lab:
         self, trained: Trained, threat: Threat, images: ImageSet, source: Trained | None
     ) -> Tensor:
         attack = threat.attack(self.seed, None if source is None else source.model)
-        if threat.kind not in SLOW:  # ART's take batches of their own
+        if threat.kind not in SLOW:  # which take batches of their own
             attack = attacks.in_batches(attack, self.batch)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
