@@ -183,8 +183,7 @@ class Lab:
         return made
 
     def read(self, path: Path, recipe: Recipe, name: str = "") -> Trained:
-        """A checkpoint's model, kept as long as the lab is; ``name`` is the recipe's if not given.
-        """
+        """A checkpoint's model, kept as long as the lab is; ``name`` is the recipe's if not given."""
         if path not in self._trained:
             model, _ = checkpoint.read_model(path)
             content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
