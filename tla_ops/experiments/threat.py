@@ -20,8 +20,8 @@ from tla_ops.training.attacks import Attack
 from tla_ops.training.evaluate import RESTARTS
 from tla_ops.training.recipe import Recipe
 
-SLOW = ("autoattack", "deepfool", "cw_l2", "jsma")
-"""Kinds that come from ART, and work on few images at a time."""
+SLOW = ("autoattack", "deepfool", "cw_l2", "jsma", "carlini")
+"""Kinds that take long, and take batches of their own."""
 AUTOATTACK_STEPS, AUTOATTACK_RESTARTS, AUTOATTACK_QUERIES = 100, 5, 5000
 
 
@@ -58,7 +58,7 @@ class Threat:
 
         return replace(
             self,
-            steps=least(self.steps, budget.steps),
+            steps=least(self.steps, budget.cw_steps if self.kind == "carlini" else budget.steps),
             restarts=least(self.restarts, budget.restarts),
             queries=least(self.queries, budget.queries),
         )
@@ -213,7 +213,7 @@ KINDS: dict[str, Callable[[Threat, int], Attack]] = {
 }
 
 
-SOURCES = ("_ascent", "attacks", "art_attacks", "carlini", "defences")
+SOURCES = ("_ascent", "attacks", "art_attacks", "carlini", "defences", "family")
 """Modules of :mod:`tla_ops.training` that attacks are in."""
 
 
