@@ -121,6 +121,55 @@ def test_photos_of_any_size_are_resized_and_a_fifth_held_out(tmp_path, write_spl
     assert "held out" in dataset.notes[1]
 
 
+@pytest.mark.parametrize("size", [None, 16])
+def test_cats_and_dogs_are_two_classes_of_cifar10(tmp_path, write_split, size):
+    sides = {"height": 32, "width": 32, "channels": 3, "image": "img"}
+    folder = tmp_path / "cifar10"
+    write_split(folder / "train-00001-of-00004.parquet", [5, 3, 0, 9, 3, 4], **sides)
+    write_split(folder / "test-00000-of-00001.parquet", [1, 3, 5, 5], seed=50, **sides)
+    calls = []
+    whole = load("cifar10", tmp_path, size=size)
+    dataset = load(
+        "cifar10-cats-dogs", tmp_path, size=size, progress=lambda *call: calls.append(call)
+    )
+    assert (dataset.name, dataset.classes) == ("cifar10-cats-dogs", 2)
+    assert dataset.train.labels.tolist() == [1, 0, 0]  # a cat is 0, a dog 1, as in Cats vs. Dogs
+    assert dataset.test.labels.tolist() == [0, 1, 1]
+    assert torch.equal(dataset.train.stored, whole.train.stored[[0, 1, 4]])
+    assert torch.equal(dataset.test.images, whole.test.images[1:])
+    assert dataset.notes == (
+        "CIFAR-10's cats and dogs, 32 × 32, in place of cats-vs-dogs",
+        "cifar10: 1 of 4 training shards found: 6 of 50,000 images",
+        "cifar10: 4 of 10,000 test images",
+    )
+    assert calls[-1] == (10, 10)
+
+
+def test_imagenets_validation_photos_are_split(tmp_path, write_split):
+    folder = tmp_path / "imagenet" / "data"
+    for index, channels in enumerate((1, 3)):
+        write_split(
+            folder / f"validation-0000{index}-of-00014.parquet",
+            [999, 7] * 5,
+            height=20,
+            width=30,
+            channels=channels,
+        )
+    (folder / "train-00000-of-00294.parquet").touch()  # never looked at
+    (folder / "test-00000-of-00028.parquet").touch()
+    dataset = load("imagenet", tmp_path)
+    assert dataset.train.stored.shape == (16, 3, 299, 299)
+    assert torch.bincount(dataset.test.labels, minlength=1000)[[7, 999]].tolist() == [2, 2]
+    assert torch.equal(dataset.train.stored[0, 0], dataset.train.stored[0, 2])
+    assert dataset.notes[0] == "2 of 14 validation shards found: 20 of 50,000 images"
+    assert "published validation split" in dataset.notes[1]
+    assert "fifth" in dataset.notes[1]
+    for left in folder.glob("validation*"):
+        left.unlink()
+    with pytest.raises(DataError, match=r"must hold validation-00000-of-….parquet of imagenet"):
+        load("imagenet", tmp_path)
+
+
 def test_size_resizes_any_set(mnist):
     dataset = load("mnist", mnist(), size=32)
     assert dataset.train.stored.shape == (3, 1, 32, 32)
@@ -166,6 +215,12 @@ def test_the_hub_is_asked_for_the_files_that_are_read(mnist, monkeypatch, by_env
     assert len(load("mnist", None if by_environment else "hub").train) == 3
     patterns = ["mnist/train-*.parquet", "mnist/test-*.parquet"]
     assert calls == [("ylecun/mnist", {"repo_type": "dataset", "allow_patterns": patterns})]
+    with pytest.raises(DataError, match="must hold validation-"):
+        load("imagenet", "hub")
+    patterns = ["data/validation-*.parquet"]
+    assert calls[1] == (
+        "ILSVRC/imagenet-1k", {"repo_type": "dataset", "allow_patterns": patterns}
+    )  # fmt: skip
 
 
 def test_an_unreachable_hub_is_a_data_error(monkeypatch):
@@ -181,10 +236,12 @@ def test_an_unreachable_hub_is_a_data_error(monkeypatch):
 
 def test_facts_agree_with_each_other():
     for name, facts in DATASETS.items():
-        assert facts.hub or name == "digits"
+        assert facts.hub or facts.part_of in DATASETS or name == "digits"
         assert facts.train > facts.test > 0
-    cats = DATASETS["cats-vs-dogs"]
-    assert cats.test == (cats.train + cats.test) // 5
+        assert len(facts.kept) in (0, facts.classes)
+    for name in ("cats-vs-dogs", "imagenet"):
+        facts = DATASETS[name]
+        assert facts.test == (facts.train + facts.test) // 5
 
 
 # the real files
@@ -217,6 +274,13 @@ def test_real_cifar10():
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), rtol=0, atol=5e-3)
     if len(dataset.train) < 50_000:
         assert "training shards found" in dataset.notes[0]
+
+
+def test_real_cats_and_dogs():
+    whole, dataset = real("cifar10"), load("cifar10-cats-dogs")
+    assert torch.bincount(dataset.test.labels).tolist() == [1000] * 2
+    counts = torch.bincount(whole.train.labels)[[3, 5]]
+    assert torch.equal(torch.bincount(dataset.train.labels), counts)
 
 
 def test_real_tiny_imagenet():

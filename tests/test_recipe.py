@@ -20,11 +20,16 @@ from tla_ops.training.recipe import (
 )
 
 SETS = ("mnist", "cifar10", "tiny-imagenet", "digits")
+AT2L = ("mnist", "cifar10", "digits", "cats-vs-dogs", "cifar10-cats-dogs")
+OF_ROUNDS = {
+    *(f"{data}-at2l-{part}" for data in AT2L for part in ("pretrain", "round")),
+    "imagenet-at2l-round",  # of pretrained networks
+}
 
 
 def test_every_method_on_every_data_set():
     wanted = {f"{data}-{method.replace('_', '-')}" for data in SETS for method in METHODS}
-    assert wanted == set(recipe_names())
+    assert wanted | OF_ROUNDS == set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -34,7 +39,12 @@ def test_recipes_of_the_package(name):
     assert recipe.dataset in DATASETS
     assert recipe.model in MODELS
     assert recipe.augment in AUGMENT
-    assert name == f"{recipe.dataset}-{recipe.method.replace('_', '-')}"
+    if name in OF_ROUNDS:
+        assert recipe.method == ("um" if name.endswith("pretrain") else "at2l")
+        assert name.startswith(f"{recipe.dataset}-at2l-")
+        assert recipe.method == "um" or recipe.augment == "none"  # images are stored
+    else:
+        assert name == f"{recipe.dataset}-{recipe.method.replace('_', '-')}"
     assert from_dict(recipe.as_dict()) == recipe
     assert set(recipe.eval_steps) >= {"bim", "cw", "pgd", "mim"}
     if recipe.method.startswith("tla"):
@@ -116,7 +126,7 @@ def test_a_method_takes_its_own_options_alone():
         ("label_smoothing=2", "label_smoothing must be at least 0 and at most 1, got 2"),
         ("noise=-1/255", "noise must be at least 0 and at most 1"),
         ("norm=l1", "norm must be one of l2, mean_square, got 'l1'"),
-        ("dataset=imagenet", "dataset must be one of digits, mnist, "),
+        ("dataset=svhn", "dataset must be one of digits, mnist, "),
         ("model=vgg", "model must be one of small, lenet, "),
         ("augment=mixup", "augment must be one of none, "),
         ("batch.size=3", "--set batch.size=3: batch is not a mapping"),

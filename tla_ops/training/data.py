@@ -32,7 +32,11 @@ class Facts(NamedTuple):
 
     ``hub`` is the Hugging Face hub's name, ``subfolder`` where its files lie, ``test_split`` how
     their names begin; without one a fixed, stratified fifth of the images is the test split, and
-    the counts are after it. Photos that differ in size are ``resized`` to ``shape``.
+    the counts are after it. Photos that differ in size are ``resized`` to ``shape``. ``note`` says
+    what a user of the set has to know.
+
+    A set that is ``part_of`` another one of ``DATASETS`` has that one's images of the classes
+    ``kept``, which are its classes 0, 1, ...
     """
 
     shape: Shape
@@ -41,22 +45,39 @@ class Facts(NamedTuple):
     test: int
     hub: str = ""
     subfolder: str = "data"
+    train_split: str = "train"
     test_split: str | None = "test"
     resized: bool = False
+    note: str = ""
+    part_of: str = ""
+    kept: tuple[int, ...] = ()
 
+
+_HELD_OUT = "no test split is published: a fixed, stratified fifth of the images is held out as one"
 
 DATASETS = {
-    "digits": Facts((1, 8, 8), 10, 1_437, 360, test_split=None),
+    "digits": Facts((1, 8, 8), 10, 1_437, 360, test_split=None, note=_HELD_OUT),
     "mnist": Facts((1, 28, 28), 10, 60_000, 10_000, "ylecun/mnist", "mnist"),
     "cifar10": Facts((3, 32, 32), 10, 50_000, 10_000, "uoft-cs/cifar10", "plain_text"),
     "tiny-imagenet": Facts(
-        (3, 64, 64), 200, 100_000, 10_000, "zh-plus/tiny-imagenet", test_split="valid"
+        (3, 64, 64), 200, 100_000, 10_000, "zh-plus/tiny-imagenet", test_split="valid",
+        note="the test split is the published validation split",
     ),
     "cats-vs-dogs": Facts(
-        (3, 64, 64), 2, 18_728, 4_682, "microsoft/cats_vs_dogs", test_split=None, resized=True
+        (3, 64, 64), 2, 18_728, 4_682, "microsoft/cats_vs_dogs", test_split=None, resized=True,
+        note=_HELD_OUT,
     ),
-}
-_HELD_OUT = "no test split is published: a fixed, stratified fifth of the images is held out as one"
+    "cifar10-cats-dogs": Facts(
+        (3, 32, 32), 2, 10_000, 2_000, part_of="cifar10", kept=(3, 5),
+        note="CIFAR-10's cats and dogs, 32 × 32, in place of cats-vs-dogs",
+    ),
+    "imagenet": Facts(
+        (3, 299, 299), 1_000, 40_000, 10_000, "ILSVRC/imagenet-1k", train_split="validation",
+        test_split=None, resized=True,
+        note="all images are of the published validation split, which pretrained networks have not "
+        "been trained on: a fixed, stratified fifth of them is held out as the test split",
+    ),
+}  # fmt: skip
 
 
 def load(
@@ -72,8 +93,10 @@ def load(
     downloads them; None takes the environment variable TLA_DATA. In either place the files may lie
     in the hub's own sub-folder. "digits" needs no files. Shards that are not there are left out,
     and noted.
-    ``size`` resizes images to size × size; without it only "cats-vs-dogs" is resized, to 64 × 64.
-    ``progress(done, total)`` is called as images are decoded.
+    ``size`` resizes images to size × size; without it only "cats-vs-dogs" is resized, to 64 × 64,
+    and "imagenet", to 299 × 299, of which all 50,000 take 13 GB, and for a moment twice that.
+    "cifar10-cats-dogs" is read from the files of "cifar10". ``progress(done, total)`` is called as
+    images are decoded.
 
     Raises DataError for a set that is not found and for files that are not what they must be.
     """
@@ -84,14 +107,19 @@ def load(
         if size is not None:
             raise DataError(f"load: size must be None for digits, got {size}")
         train, test = hold_out(_digits(), facts.test)
-        return Dataset(name, train, test, facts.classes, (_HELD_OUT,))
+        return Dataset(name, train, test, facts.classes, (facts.note,))
+    if facts.part_of:
+        whole = load(facts.part_of, folder, size=size, progress=progress)
+        train, test = (_of_classes(part, facts.kept) for part in (whole.train, whole.test))
+        about = (f"{facts.part_of}: {note}" for note in whole.notes)
+        return Dataset(name, train, test, facts.classes, (facts.note, *about))
     if size is not None and size < 1:
         raise DataError(f"load: size must be at least 1, got {size}")
     shape = facts.shape if size is None else (facts.shape[0], size, size)
     place = _find(name, facts, folder)
-    published = {"train": facts.train}
+    published = {facts.train_split: facts.train}
     if facts.test_split is None:
-        published["train"] += facts.test
+        published[facts.train_split] += facts.test
     else:
         published[facts.test_split] = facts.test
     shards = {split: parquet.find_shards(place, split) for split in published}
@@ -115,14 +143,13 @@ def load(
         return ImageSet(images, labels)
 
     notes: list[str] = []
-    train = decoded("train")
+    train = decoded(facts.train_split)
     if facts.test_split is None:
-        notes.append(_HELD_OUT)
         train, test = hold_out(train, len(train) // 5)
     else:
         test = decoded(facts.test_split)
-        if facts.test_split != "test":
-            notes.append("the test split is the published validation split")
+    if facts.note:
+        notes.append(facts.note)
     return Dataset(name, train, test, facts.classes, tuple(notes))
 
 
@@ -135,6 +162,13 @@ def _digits() -> ImageSet:
     return ImageSet(images, torch.from_numpy(bunch.target).to(torch.int64), scale=16)
 
 
+def _of_classes(images: ImageSet, kept: tuple[int, ...]) -> ImageSet:
+    """The images of the classes ``kept``, in their order; the labels are places in ``kept``."""
+    same = images.labels[:, None] == torch.tensor(kept)
+    part = images.subset(same.any(1).nonzero()[:, 0])
+    return ImageSet(part.stored, same[same.any(1)].int().argmax(1), part.scale)
+
+
 def _find(name: str, facts: Facts, folder: Path | str | None) -> Path:
     """The folder with the set's training files."""
     folder = os.environ.get("TLA_DATA") if folder is None else folder
@@ -145,22 +179,22 @@ def _find(name: str, facts: Facts, folder: Path | str | None) -> Path:
             "variable TLA_DATA, got none"
         )
     if folder == "hub":
-        splits = ("train", facts.test_split) if facts.test_split else ("train",)
+        splits = filter(None, (facts.train_split, facts.test_split))
         patterns = [f"{facts.subfolder}/{split}-*.parquet" for split in splits]
         folder = parquet.download(facts.hub, patterns)
     folder = Path(folder).expanduser()
     for place in (folder / name, folder):
         for inner in (place / facts.subfolder, place):
-            if any(inner.glob("train-*.parquet")):
+            if any(inner.glob(f"{facts.train_split}-*.parquet")):
                 return inner
     raise DataError(
-        f"load: {folder} must hold train-00000-of-….parquet of {name}, in itself or in a "
-        f"sub-folder {' or '.join(dict.fromkeys((name, facts.subfolder)))}, got no such file"
+        f"load: {folder} must hold {facts.train_split}-00000-of-….parquet of {name}, in itself or "
+        f"in a sub-folder {' or '.join(dict.fromkeys((name, facts.subfolder)))}, got no such file"
     )
 
 
 def _notes(shards: parquet.Shards, images: int, published: int, split: str) -> Iterator[str]:
-    word = "training" if split == "train" else "test"
+    word = {"train": "training", "validation": "validation"}.get(split, "test")
     if len(shards.files) < shards.published:
         yield (
             f"{len(shards.files)} of {shards.published} {word} shards found: "

@@ -2,7 +2,7 @@
 
 One YAML file a paper beside this module; a target's first part names its file: ``tla/table1`` is in
 ``tla.yaml``. Methods are called as in recipes (``um``, ``tla-rn``), data sets as in
-:data:`tla_ops.training.data.DATASETS`, and "imagenet". Needs the extra ``[train]``.
+:data:`tla_ops.training.data.DATASETS`. Needs the extra ``[train]``.
 """
 
 from __future__ import annotations
