@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tla_ops.experiments.lab import Lab, Setting, _digest, _identified
+from tla_ops.experiments.lab import Lab, Setting, digest, identified
 from tla_ops.training import checkpoint
 from tla_ops.training.classifier import Shape
 from tla_ops.training.data import Dataset
@@ -115,7 +115,7 @@ def trained_gan(lab: Lab, setting: Setting, setup: GanSetup) -> Gan:
     train = lab.dataset(setting.dataset).train
     about = plain(
         {
-            "images": _identified(train),
+            "images": identified(train),
             "seed": lab.seed,
             "steps": setup.steps,
             "layout": setup.layout,
@@ -125,7 +125,7 @@ def trained_gan(lab: Lab, setting: Setting, setup: GanSetup) -> Gan:
             "learning_rate": setup.learning_rate,
         }
     )
-    folder = lab.output / "gan" / f"{setting.dataset}-{_digest(about)[:12]}"
+    folder = lab.output / "gan" / f"{setting.dataset}-{digest(about)[:12]}"
     run = _Training(lab, train, setup, folder / "last.pt")
     if run.step < setup.steps:
         lab.say(f"training a GAN of {setting.dataset} ({folder.name})")
@@ -159,7 +159,7 @@ class _Training:
             self.network, self.critic, self.images.to(device).images, latent_dim=setup.latent_dim,
             batch=setup.batch, optimizers=self.optimizers, generator=generator,
         )  # fmt: skip
-        clock = time.perf_counter()
+        clock, note = time.perf_counter(), ""
         with StopRequest() as stop, Progress(name, setup.steps, self.step) as progress:
             while self.step < setup.steps:
                 # Of the step alone: what is gone on with gets the numbers of what was not stopped.
@@ -172,7 +172,8 @@ class _Training:
                     now = time.perf_counter()
                     self.seconds, clock = self.seconds + now - clock, now
                     self._save()
-                progress.update(f"critic {self.losses[0]:.3f}")
+                    note = f"critic's loss {self.losses[0]:.3f}"
+                progress.update(note)
                 if stopping:
                     raise KeyboardInterrupt
 
@@ -210,13 +211,13 @@ def projected(lab: Lab, gan: Gan, images: ImageSet, name: str) -> Projected:
     size = max(1, lab.batch // setup.restarts)
     about = {
         "gan": gan.digest,
-        "images": _identified(images),
+        "images": identified(images),
         "iterations": setup.iterations,
         "restarts": setup.restarts,
         "size": size,
         "seed": lab.seed,
     }
-    path = gan.folder / f"projected-{_digest(about)[:16]}.pt"
+    path = gan.folder / f"projected-{digest(about)[:16]}.pt"
 
     def made(rows: Tensor, number: int) -> dict[str, Any]:
         began = time.perf_counter()
@@ -273,4 +274,4 @@ def _kept(path: Path, make: Callable[..., dict[str, Any]], *arguments: Any) -> d
 
 def _number(lab: Lab, *name: object) -> int:
     """A seed for one purpose: from the lab's, and what the purpose is called."""
-    return int(_digest(lab.seed, *map(str, name))[:15], 16)
+    return int(digest(lab.seed, *map(str, name))[:15], 16)
