@@ -101,6 +101,7 @@ class Lab:
         self._load = load
         self._datasets: dict[str, Dataset] = {}
         self._trained: dict[Path, Trained] = {}
+        self._recipes: dict[tuple[str, tuple[str, ...]], Recipe] = {}
         self.parts: dict[str, dict[str, Any]] = {}
         self.attacks: list[dict[str, Any]] = []
 
@@ -156,8 +157,10 @@ class Lab:
             RecipeError: an override that does not make sense, or leaves nothing to measure.
         """
         name = f"{dataset}-{method}"
-        layers = (self.budget.overrides(dataset, name), variation, self.overrides)
-        return varied(name, self.seed, *layers)
+        if (name, variation) not in self._recipes:
+            layers = (self.budget.overrides(dataset, name), variation, self.overrides)
+            self._recipes[name, variation] = varied(name, self.seed, *layers)
+        return self._recipes[name, variation]
 
     def trained(
         self, setting: Setting, method: str, *variation: str, data: Dataset | None = None
@@ -183,7 +186,8 @@ class Lab:
         return made
 
     def read(self, path: Path, recipe: Recipe, name: str = "") -> Trained:
-        """A checkpoint's model, kept as long as the lab is; ``name`` is the recipe's if not given.
+        """A checkpoint's model, kept as long as the lab is; ``name`` is the recipe's if not
+        given.
         """
         if path not in self._trained:
             model, _ = checkpoint.read_model(path)

@@ -213,7 +213,7 @@ KINDS: dict[str, Callable[[Threat, int], Attack]] = {
 }
 
 
-SOURCES = ("_ascent", "attacks", "art_attacks", "carlini", "defences")
+SOURCES = ("_ascent", "attacks", "art_attacks", "carlini", "defences", "family")
 """Modules of :mod:`tla_ops.training` that attacks are in."""
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tla_ops.training import checkpoint, trainer
 from tla_ops.training.adversarial_set import AdversarialSet, Mixture, Stored
-from tla_ops.training.classifier import Classifier
 from tla_ops.training.data import Dataset
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.recipe import Recipe
@@ -75,9 +74,7 @@ def train_rounds(
         path = output / f"round-{number:02}.pt"
         if not path.exists():
             found = [one for member in (*others, *made[-1:] * own) for one in sets(member, images)]
-            one_run = replace(
-                recipe, epochs=None, max_steps=number * steps, init_from=str(start)
-            )
+            one_run = replace(recipe, epochs=None, max_steps=number * steps, init_from=str(start))
             stored = Stored(Mixture(found))
             trainer.train(one_run, dataset, output, resume=True, device=device, stored=stored)
             _keep(output / "last.pt", path, number * steps)

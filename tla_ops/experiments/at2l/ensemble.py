@@ -75,9 +75,7 @@ def threat(recipe: Recipe, kind: str) -> Threat:
         return Threat("carlini", steps=CW_STEPS)
     if kind in ("fgsm", "ll"):
         return Threat(kind, recipe.epsilon, steps=1)
-    return Threat(
-        kind, recipe.epsilon, recipe.attack_step, recipe.attack_steps, early_stop=False
-    )
+    return Threat(kind, recipe.epsilon, recipe.attack_step, recipe.attack_steps, early_stop=False)
 
 
 def trained_in_rounds(
@@ -96,6 +94,7 @@ def trained_in_rounds(
         tuple(threat(recipe, kind) for kind in setup.trained_with.get(against, [against])),
         tuple(others),
         setup.network in setup.members,
+        name=f"{setting.dataset}-{setup.network}-{method}-{against}",
     )
     return rounds(lab, setting, plan, count)
 

@@ -22,6 +22,7 @@ CW = (
     "C&W is the l∞ attack without a bound on the change, and its error is the share of images for "
     "which it finds one."
 )
+TABLED = ("at", "at2l")
 BEFORE = "before the first round"
 
 
@@ -46,7 +47,7 @@ def made(lab: Lab, setting: Setting, setup: Ensemble, target: str) -> list[Table
     beside = {number: number if number in said["rounds"] else max(said["rounds"])
               for number in looked_at}  # fmt: skip
     attacks = [*(printed.columns if printed else ()), "clean"]
-    heads = [(attack, method, number) for attack in attacks for method in said["methods"]
+    heads = [(attack, method, number) for attack in attacks for method in TABLED
              for number in looked_at]  # fmt: skip
     efforts: dict[str, str] = {}
 
@@ -60,10 +61,8 @@ def made(lab: Lab, setting: Setting, setup: Ensemble, target: str) -> list[Table
     rows[f"{setup.network} {BEFORE}"] = [cell(start, attack) for attack, _, _ in heads]
     for name in against:
         models = {
-            method: ensemble.trained_in_rounds(
-                lab, setting, setup, method, name, max(looked_at)
-            )
-            for method in said["methods"]
+            method: ensemble.trained_in_rounds(lab, setting, setup, method, name, max(looked_at))
+            for method in TABLED
         }
         rows[TRAINED_WITH[name]] = [
             cell(models[method][number], attack, f"{method}/{name}/{beside[number]}")
