@@ -30,9 +30,11 @@ demo: $(VENV)/.installed ## train on the embedded digits three ways, attack, pri
 	$(BIN)/tla-ops demo --output demo-output
 
 .PHONY: smoke
-smoke: $(VENV)/.installed ## every table and figure of the papers at smoke size, on the embedded digits, and the report of them
+smoke: $(VENV)/.installed ## every table and figure of the papers at smoke size, on the embedded digits (AT2L's on TLA_DATA, too), and the report
 	rm -rf smoke-output
-	$(BIN)/tla-ops reproduce tla --budget smoke --output smoke-output
+	$(BIN)/tla-ops reproduce tla at2l --budget smoke --output smoke-output
+	test ! -d "$(TLA_DATA)" || $(BIN)/tla-ops reproduce at2l --budget smoke --output smoke-output \
+	  --datasets mnist,cifar10-cats-dogs
 	$(BIN)/tla-ops report smoke-output
 
 .PHONY: test

@@ -1,4 +1,4 @@
-"""AT2L's networks: the paper's Table 6 layer by layer, and torchvision's in small."""
+"""AT2L's networks: the paper's Tables 6 and 18 layer by layer, and torchvision's in small."""
 
 import sys
 from fractions import Fraction
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tla_ops.experiments import paper
 from tla_ops.training.at2l_models import MODELS
 from tla_ops.training.attacks import pgd
 from tla_ops.training.models import build
@@ -21,7 +22,13 @@ TABLE_6 = {
     "mnist_c": ([(3, 128), (3, 64)], 0.25, [128]),
     "mnist_d": ([], None, [300, 300, 300]),
 }
-FEATURES = {"mnist_a": 128, "mnist_b": 12 * 12 * 128, "mnist_c": 128, "mnist_d": 300}
+TABLE_18 = ("gan_a", "gan_b", "gan_c", "gan_d")
+MNIST = (*TABLE_6, *TABLE_18)
+FEATURES = {
+    **{"mnist_a": 128, "mnist_b": 12 * 12 * 128, "mnist_c": 128, "mnist_d": 300},
+    **{"gan_a": 128, "gan_b": 128, "gan_c": 128, "gan_d": 200},
+}
+LEAST = {"mnist_a": 9, "mnist_b": 17, "mnist_c": 5, "gan_a": 5, "gan_b": 28, "gan_c": 3}
 TORCHVISION = {"vgg16": 4096, "vgg19": 4096, "inception_v3": 2048, "at2l_resnet50": 2048}
 
 
@@ -44,6 +51,28 @@ def shapes_through(model, images, *kinds):
     return seen
 
 
+def described(layer):
+    if isinstance(layer, nn.Conv2d):
+        sizes = layer.in_channels, layer.out_channels, layer.kernel_size
+        return (nn.Conv2d, *sizes, layer.stride, layer.padding)
+    if isinstance(layer, nn.Linear):
+        return nn.Linear, layer.in_features, layer.out_features
+    if isinstance(layer, nn.Dropout):
+        return nn.Dropout, layer.p
+    return type(layer)
+
+
+def as_printed(layer):
+    """A layer as Table 18 has it."""
+    if isinstance(layer, nn.Conv2d):
+        (height, width), (stride, across) = layer.kernel_size, layer.stride
+        assert stride == across
+        return f"Conv({layer.out_channels},{height}x{width},{stride})"
+    if isinstance(layer, nn.Linear):
+        return f"FC({layer.out_features})"
+    return f"Dropout({layer.p})" if isinstance(layer, nn.Dropout) else type(layer).__name__
+
+
 def check_classifier(model, classes, dim):
     """A head on features, and a gradient for every parameter."""
     images = torch.rand(2, *model.image_shape)
@@ -62,7 +91,7 @@ def check_classifier(model, classes, dim):
 
 
 def test_the_tests_have_every_network():
-    assert list(MODELS) == [*TABLE_6, *TORCHVISION]
+    assert list(MODELS) == [*MNIST, *TORCHVISION]
 
 
 # MNIST
@@ -85,18 +114,30 @@ def test_layers_of_table_6(name):
         expected += [(nn.Linear, dim, outputs), nn.ReLU, (nn.Dropout, 0.5)]
         dim = outputs
 
-    def described(layer):
-        if isinstance(layer, nn.Conv2d):
-            sizes = layer.in_channels, layer.out_channels, layer.kernel_size
-            return (nn.Conv2d, *sizes, layer.stride, layer.padding)
-        if isinstance(layer, nn.Linear):
-            return nn.Linear, layer.in_features, layer.out_features
-        if isinstance(layer, nn.Dropout):
-            return nn.Dropout, layer.p
-        return type(layer)
-
     assert [described(layer) for layer in model.body] == expected
     assert described(model.head) == (nn.Linear, dim, 10)
+
+
+@pytest.mark.parametrize("name", TABLE_18)
+def test_layers_of_table_18(name):
+    printed = paper.settings("at2l/app-table18")["networks"][name[-1].upper()]
+    model = MODELS[name]()
+    assert model.image_shape == (1, 28, 28)
+    layers = [layer for layer in model.body if not isinstance(layer, nn.Flatten)]
+    assert [as_printed(layer) for layer in layers] == printed[:-1]
+    assert f"{as_printed(model.head)}+Softmax" == printed[-1]
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert all(layer.padding == (0, 0) for layer in convolutions[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [("gan_a", (28, 12)), ("gan_b", (14, 5, 1)), ("gan_c", (28, 13)), ("gan_d", ())],
+)
+def test_sides_of_table_18(name, sides):
+    # TensorFlow's SAME divides a side by the stride, its VALID leaves out what does not fit.
+    seen = shapes_through(MODELS[name](), torch.rand(1, 1, 28, 28), nn.Conv2d)
+    assert [shape[1:] for shape in seen] == [(side, side) for side in sides]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +156,7 @@ def test_parameters_of_table_6(name, count):
     assert parameters(MODELS[name]()) == count
 
 
-@pytest.mark.parametrize("name", TABLE_6)
+@pytest.mark.parametrize("name", MNIST)
 def test_mnist_networks_are_classifiers(name):
     torch.manual_seed(0)
     check_classifier(MODELS[name](), 10, FEATURES[name])
@@ -124,18 +165,67 @@ def test_mnist_networks_are_classifiers(name):
 
 
 def test_dropout_is_for_training_alone():
-    for name in TABLE_6:
+    for name in MNIST:
         model, images = MODELS[name](), torch.rand(1, 1, 28, 28)
         assert not torch.equal(model(images), model(images))
         model.eval()
         assert torch.equal(model(images), model(images))
 
 
-def test_images_too_small_for_the_convolutions():
-    assert build("mnist_b", 10, (1, 17, 17)).features(torch.rand(1, 1, 17, 17)).shape == (1, 128)
-    with pytest.raises(ValueError, match=r"mnist_b: image_shape must be at least 17 x 17, got"):
-        build("mnist_b", 10, (1, 17, 16))
-    assert build("mnist_d", 10, (1, 1, 1))(torch.rand(2, 1, 1, 1)).shape == (2, 10)
+@pytest.mark.parametrize("name", MNIST)
+def test_width_of_every_layer(name):
+    def widths(width):
+        return [
+            layer.weight.shape[0]
+            for layer in build(name, 10, (1, 28, 28), width=width).modules()
+            if isinstance(layer, nn.Conv2d | nn.Linear)
+        ]
+
+    printed = widths(1.0)
+    assert printed[-1] == 10
+    assert widths(0.25) == [*(count // 4 for count in printed[:-1]), 10]
+    assert widths(0.02)[:-1] == [round(0.02 * count) for count in printed[:-1]]
+    assert widths(1e-6) == [*[1] * (len(printed) - 1), 10]
+    narrow = build(name, 10, (1, 28, 28), width=0.25)
+    assert narrow(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    for width in (0.0, -1.0, 16.5, float("nan")):
+        with pytest.raises(ValueError, match=f"{name}: width must be above 0 and at most 16, got"):
+            build(name, 10, (1, 28, 28), width=width)
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_images_too_small_for_the_convolutions_are_enlarged_within(name):
+    torch.manual_seed(0)
+    side = LEAST[name]
+    kept = build(name, 10, (1, side, side + 1)).eval()
+    assert not any(isinstance(layer, nn.Upsample) for layer in kept.body)
+    assert kept(torch.rand(2, 1, side, side + 1)).shape == (2, 10)
+
+    small = (1, side - 1, 2 * side - 2)
+    model, images = build(name, 10, small).eval(), torch.rand(2, *small)
+    large = build(name, 10, (1, 28, 56)).eval()
+    large.load_state_dict(dict(zip(large.state_dict(), model.state_dict().values(), strict=True)))
+    enlarged = F.interpolate(images, (28, 56), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), large(enlarged))
+    found = pgd(model, images, torch.tensor([1, 2]), epsilon=0.1, step=0.1, steps=1)
+    assert found.shape == images.shape
+    assert model.image_shape == small
+
+
+@pytest.mark.parametrize("name", MNIST)
+def test_mnist_networks_take_the_digits(name):
+    torch.manual_seed(0)
+    check_classifier(build(name, 10, (1, 8, 8), width=0.25), 10, {
+        "mnist_b": 12 * 12 * 32, "mnist_d": 75, "gan_d": 50,
+    }.get(name, 32))  # fmt: skip
+    resized = isinstance(build(name, 10, (1, 8, 8)).body[0], nn.Upsample)
+    assert resized == (LEAST.get(name, 1) > 8)
+
+
+def test_no_image_is_too_small_for_hidden_layers():
+    for name in ("mnist_d", "gan_d"):
+        assert build(name, 10, (1, 1, 1))(torch.rand(2, 1, 1, 1)).shape == (2, 10)
 
 
 # CIFAR-10 and Cats vs. Dogs

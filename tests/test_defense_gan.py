@@ -15,6 +15,7 @@ from tla_ops.training.defences import behind
 from tla_ops.training.defense_gan import (
     DefenseGAN,
     critic_loss,
+    gan_optimizers,
     mnist_discriminator,
     mnist_generator,
     wgan_gp,
@@ -116,8 +117,41 @@ def test_the_discriminator_by_hand():
 
 def test_other_layouts():
     assert mnist_generator(7)(randn(2, 7)).shape == (2, 1, 28, 28)
+    default = gan_optimizers(mnist_generator(7, width=0.01), mnist_discriminator(width=0.01))
+    assert {(group["lr"], group["betas"]) for each in default for group in each.param_groups} == {
+        (1e-4, (0.5, 0.9))
+    }
     with pytest.raises(ValueError, match="layout must be one of 'printed', 'source', got 'dcgan'"):
         mnist_generator(layout="dcgan")
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels"), [("printed", (16, 256, 128)), ("source", (256, 128, 64))]
+)
+@pytest.mark.parametrize("width", [2.0, 0.25, 1e-3])
+def test_width_of_every_layer(layout, channels, width):
+    def convolutions(network):
+        kinds = (nn.Conv2d, nn.ConvTranspose2d)
+        return [layer for layer in network.modules() if isinstance(layer, kinds)]
+
+    wide = [max(1, round(width * count)) for count in channels]
+    generator = mnist_generator(5, layout, width)
+    assert [layer.in_channels for layer in convolutions(generator)] == wide
+    assert [layer.out_channels for layer in convolutions(generator)] == [*wide[1:], 1]
+    discriminator = mnist_discriminator(width=width)
+    assert [layer.out_channels for layer in convolutions(discriminator)] == [
+        max(1, round(width * count)) for count in (64, 128, 256)
+    ]
+    images = generator(randn(2, 5))
+    assert images.shape == (2, 1, 28, 28)
+    assert discriminator(images).shape == (2, 1)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, 17.0, float("nan")])
+def test_widths_there_are_not(width):
+    for make in (mnist_generator, mnist_discriminator):
+        with pytest.raises(ValueError, match=f"{make.__name__}: width must be above 0 and at most"):
+            make(width=width)
 
 
 # WGAN-GP
@@ -163,8 +197,8 @@ def test_steps_by_hand():
     for module in (network, other):
         module.eval()
     steps = wgan_gp(
-        network, critic, images, latent_dim=3, batch=5, critic_steps=2, learning_rate=0.01,
-        penalty=4.0, generator=seeded(),
+        network, critic, images, latent_dim=3, batch=5, critic_steps=2,
+        optimizers=gan_optimizers(network, critic, 0.01), penalty=4.0, generator=seeded(),
     )  # fmt: skip
     got = [next(steps) for _ in range(2)]
 
@@ -194,13 +228,47 @@ def test_steps_by_hand():
             torch.testing.assert_close(value, expected)
 
 
+def test_a_training_goes_on_where_another_one_ended():
+    images = torch.rand(20, 1, 3, 4, generator=seeded(1))
+
+    def new():
+        torch.manual_seed(0)
+        return tiny().eval(), nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
+
+    def trained(networks, optimizers, steps):
+        g = seeded()
+        training = wgan_gp(
+            *networks, images, latent_dim=3, batch=5, critic_steps=2, optimizers=optimizers,
+            generator=g,
+        )  # fmt: skip
+        for step in steps:
+            g.manual_seed(step)
+            next(training)
+        return [*networks, *optimizers]
+
+    whole = new()
+    trained(whole, gan_optimizers(*whole, 0.01), range(4))
+    first = new()
+    half = trained(first, gan_optimizers(*first, 0.01), range(2))
+    kept = copy.deepcopy([part.state_dict() for part in half])
+    second = new()
+    optimizers = gan_optimizers(*second, 0.01)
+    for part, state in zip([*second, *optimizers], kept, strict=True):
+        part.load_state_dict(state)
+    trained(second, optimizers, range(2, 4))
+    for one, other in zip(whole, second, strict=True):
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key]), key
+
+
 def test_training_finds_the_distribution():
     torch.manual_seed(0)
     images = 0.75 + 0.05 * randn(500, 1, 2, 2, seed=1)
     network = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 4), nn.Unflatten(1, (1, 2, 2)))
     critic = nn.Sequential(nn.Flatten(), nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
     error = [(made(network, randn(500, 2)).mean() - 0.75).abs()]
-    training = wgan_gp(network, critic, images, latent_dim=2, critic_steps=3, learning_rate=1e-2)
+    optimizers = gan_optimizers(network, critic, 1e-2)
+    training = wgan_gp(network, critic, images, latent_dim=2, critic_steps=3, optimizers=optimizers)
     for _ in zip(range(200), training, strict=False):
         pass
     error.append((made(network, randn(500, 2)).mean() - 0.75).abs())

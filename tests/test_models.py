@@ -182,7 +182,7 @@ def test_resnet50_is_torchvisions(torchvision_models):
         (("small", 0, (1, 8, 8)), "classes must be 1 or more, got 0"),
         (("small", 10, (8, 8)), r"three positive numbers .*got \(8, 8\)"),
         (("small", 10, (1, 0, 8)), r"three positive numbers .*got \(1, 0, 8\)"),
-        (("lenet", 10, (3, 64, 64)), r"lenet: image_shape must be \(1, 28, 28\), got"),
+        (("lenet", 10, (3, 64, 64)), r"lenet: image_shape must be \(C, 28, 28\), got"),
         (("convnet", 10, (3, 15, 32)), "convnet: image_shape must be at least 16 x 16"),
         (("wrn", 10, (3, 30, 32)), "wrn: image_shape must have sides divisible by 4"),
     ],
@@ -207,6 +207,12 @@ def test_lenet_in_another_width(width):
     assert model.features(torch.rand(2, 1, 28, 28)).shape == (2, 1024 * width)
     channels = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert channels == [32 * width, 64 * width, 128 * width, 256 * width]
+
+
+def test_lenet_of_more_channels():
+    model = build("lenet", 10, (5, 28, 28), width=1 / 32)
+    assert model(torch.rand(2, 5, 28, 28)).shape == (2, 10)
+    assert model.image_shape == (5, 28, 28)
 
 
 def test_lenet_of_no_width():

@@ -20,11 +20,16 @@ from tla_ops.training.recipe import (
 )
 
 SETS = ("mnist", "cifar10", "tiny-imagenet", "digits")
+AT2L = ("mnist", "cifar10", "digits", "cats-vs-dogs", "cifar10-cats-dogs")
+OF_ROUNDS = {
+    *(f"{data}-at2l-{part}" for data in AT2L for part in ("pretrain", "round")),
+    "imagenet-at2l-round",  # of pretrained networks
+}
 
 
 def test_every_method_on_every_data_set():
     wanted = {f"{data}-{method.replace('_', '-')}" for data in SETS for method in METHODS}
-    assert wanted == set(recipe_names())
+    assert wanted | OF_ROUNDS == set(recipe_names())
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -34,7 +39,12 @@ def test_recipes_of_the_package(name):
     assert recipe.dataset in DATASETS
     assert recipe.model in MODELS
     assert recipe.augment in AUGMENT
-    assert name == f"{recipe.dataset}-{recipe.method.replace('_', '-')}"
+    if name in OF_ROUNDS:
+        assert recipe.method == ("um" if name.endswith("pretrain") else "at2l")
+        assert name.startswith(f"{recipe.dataset}-at2l-")
+        assert recipe.method == "um" or recipe.augment == "none"  # images are stored
+    else:
+        assert name == f"{recipe.dataset}-{recipe.method.replace('_', '-')}"
     assert from_dict(recipe.as_dict()) == recipe
     assert set(recipe.eval_steps) >= {"bim", "cw", "pgd", "mim"}
     if recipe.method.startswith("tla"):

@@ -31,6 +31,7 @@ def one(cell, kind="percent"):
         (Cell(None, 0.5, 0.1, "no GPU"), "percent", "– (paper 50.00%; no GPU)"),
         (Cell(None), "percent", "–"),
         (Cell(math.nan, math.inf), "percent", "–"),
+        (Cell(0.0321, 0.035, 0.01), "error", "3.21% ±1.00 (paper 3.50%, -0.29)"),
         (Cell(1.288, 1.39), "ratio", "1.288 (paper 1.390, -0.102)"),
         (Cell(0.99490, 0.9656, 0.01), "ratio", "0.9949 ±0.0100 (paper 0.9656, +0.0293)"),
         (Cell(0.0021, 1.802), "seconds", "0.002100 s (paper 1.802 s, -1.800)"),
@@ -74,6 +75,14 @@ def test_markdown_in_full():
         "paper's number, and ours minus the paper's, of percentages in points.\n"
         "- one seed\n"
     )
+
+
+def test_an_errors_best_is_its_least_and_its_difference_in_points():
+    rows = {"a": [Cell(0.25, 0.2)], "b": [Cell(0.5, 0.6)]}
+    text = markdown(Table("t", "M", [Column("x", kind="error", best="min")], rows).as_dict())
+    assert "| a | **25.00%** (paper 20.00%, +5.00) |" in text
+    assert "| b | 50.00% (paper 60.00%, -10.00) |" in text
+    assert "of percentages in points." in text
 
 
 shares = st.one_of(st.none(), st.sampled_from([0.1, 0.10001, 0.102, 0.5, 0.9, 0.90004, 1.0, 0.0]))

@@ -1,9 +1,12 @@
 """Attacks as values: the papers' numbers, and that an attack does what its numbers say."""
 
 import json
+import sys
 from dataclasses import fields, replace
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -12,9 +15,11 @@ from torch import nn
 pytest.importorskip("yaml", reason="recipes are YAML: extra [train]")
 
 from tla_ops.experiments import paper
+from tla_ops.experiments import threat as threat_module
 from tla_ops.experiments.budget import Budget
 from tla_ops.experiments.threat import KINDS, SLOW, Threat, from_recipe
 from tla_ops.training import art_attacks, attacks
+from tla_ops.training.defences import ThermometerEncoding, ls_pga
 from tla_ops.training.recipe import load_recipe
 
 BALLS = {
@@ -81,7 +86,7 @@ def test_the_recipes_own_ball_and_steps():
 
 DIFFERENT = {
     "kind": "bim", "epsilon": Fraction(1, 3), "step": Fraction(1, 4), "steps": 8, "restarts": 3,
-    "norm": "l2", "queries": 9, "early_stop": False,
+    "norm": "l2", "queries": 9, "early_stop": False, "levels": 6,
 }  # fmt: skip
 
 
@@ -94,7 +99,7 @@ def test_every_number_is_in_the_dictionary():
     assert len(seen) == 1 + len(DIFFERENT)
     assert threat.as_dict() == {
         "kind": "pgd", "epsilon": "1/5", "step": "1/20", "steps": 7, "restarts": 2, "norm": "linf",
-        "queries": 0, "early_stop": True,
+        "queries": 0, "early_stop": True, "levels": 0,
     }  # fmt: skip
     near = replace(threat, epsilon=RADIUS + Fraction(1, 10**12))
     assert near.as_dict() != threat.as_dict()
@@ -131,6 +136,8 @@ BY_HAND = {
     "pgd": partial(attacks.pgd, **NUMBERS, restarts=3, early_stop=True),
     "mim": partial(attacks.mim, **NUMBERS),
     "cw": partial(attacks.cw_linf, **NUMBERS),
+    "ll": partial(attacks.ll, epsilon=RADIUS),
+    "ill": partial(attacks.ill, **NUMBERS),
 }
 
 
@@ -169,12 +176,86 @@ def test_transfer_attacks_the_source(problem):
     on_other = partial(attacks.pgd, **NUMBERS)
     assert torch.equal(found, made(on_other, other, images, labels))
     assert not torch.equal(found, made(on_other, model, images, labels))
-    for kind, source in (("transfer", None), ("pgd", other), ("clean", other)):
-        with pytest.raises(ValueError, match=f"source goes with transfer, .* got {kind}"):
-            replace(threat, kind=kind).attack(0, source)
+    with pytest.raises(ValueError, match="source must be a model for transfer, got None"):
+        threat.attack(0)
     known = ", ".join(KINDS)
     with pytest.raises(ValueError, match=rf"kind must be one of {known}, got 'pdg'"):
         replace(threat, kind="pdg").attack(0)
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_any_attack_is_made_on_a_source_that_is_given(kind, problem):
+    model, other, images, labels = problem
+    threat = Threat(kind, RADIUS, STEP, 6, restarts=3)
+    found = made(threat.attack(0, other), model, images, labels)
+    assert torch.equal(found, made(BY_HAND[kind], other, images, labels))
+    if kind != "clean":
+        assert not torch.equal(found, made(BY_HAND[kind], model, images, labels))
+
+
+@pytest.mark.parametrize("transferred", [False, True])
+def test_ls_pga_gets_its_numbers(transferred, problem):
+    torch.manual_seed(2)
+    _, _, images, labels = problem
+    model, other = (
+        nn.Sequential(ThermometerEncoding(8, 1), nn.Flatten(), nn.Linear(8 * 64, 4))
+        for _ in range(2)
+    )
+    threat = Threat("ls_pga", RADIUS, Fraction(1, 2), 6, levels=8)
+    by_hand = partial(ls_pga, epsilon=RADIUS, step=0.5, steps=6, levels=8)
+    found = made(threat.attack(0, other if transferred else None), model, images, labels)
+    assert torch.equal(found, made(by_hand, other if transferred else model, images, labels))
+    assert not torch.equal(found, made(by_hand, model if transferred else other, images, labels))
+    for change in ({"step": Fraction(1)}, {"steps": 5}, {"epsilon": RADIUS / 2}):
+        assert not torch.equal(
+            made(replace(threat, **change).attack(0), model, images, labels),
+            made(by_hand, model, images, labels),
+        )
+
+
+def test_a_carlini_success_outside_the_ball_is_none(problem, monkeypatch):
+    """In the l-infinity norm, of which 0 is no limit. The attack itself has tests of its own."""
+    model, _, images, labels = problem
+    moves, seen = torch.linspace(0, 0.4, len(images)), []
+
+    def moved(model, images, labels, *, steps):
+        seen.append(steps)
+        found = images.clone()
+        found[:, :, 0] += moves.view(-1, 1, 1)
+        return found
+
+    fake = ModuleType("carlini")
+    fake.carlini_linf = moved
+    monkeypatch.setitem(sys.modules, "tla_ops.training.carlini", fake)
+    found = Threat("carlini", RADIUS, steps=9).attack(0)(model, images, labels)
+    inside = moves <= float(RADIUS)
+    assert 0 < inside.sum() < len(images)
+    free = moved(model, images, labels, steps=9)
+    assert torch.equal(found[inside], free[inside])
+    assert torch.equal(found[~inside], images[~inside])
+    assert torch.equal(Threat("carlini", steps=9).attack(0)(model, images, labels), free)
+    assert seen == [9, 9, 9]
+
+
+def test_what_is_kept_knows_the_sources_of_attacks(monkeypatch):
+    folder = Path(attacks.__file__).parent
+    files = {path.name for path in folder.glob("*.py")}
+    assert {"_ascent.py", "attacks.py", "art_attacks.py", "defences.py"} <= files
+    read, changed = Path.read_bytes, []
+
+    def altered(path):
+        return read(path) + b"#" * (path.name in changed)
+
+    monkeypatch.setattr(Path, "read_bytes", altered)
+    assert threat_module._code() == threat_module.CODE
+    known = {threat_module.CODE}
+    for name in ("_ascent.py", "attacks.py", "art_attacks.py", "defences.py", "threat.py"):
+        changed[:] = [name]
+        known.add(threat_module._code())
+    assert len(known) == 6
+    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(threat_module, "SOURCES", (*threat_module.SOURCES, "no such module"))
+    assert threat_module._code() == threat_module.CODE
 
 
 def lengths(found, images):

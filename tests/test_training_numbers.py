@@ -279,8 +279,9 @@ def test_a_request_waits_until_every_process_has_been_told():
     assert fabric.told == [(0.0, "sum"), (1.0, "sum"), (1.0, "sum")]
 
 
-def test_one_process_stops_at_once():
-    with StopRequest(SimpleNamespace(world_size=1)) as stop:
+@pytest.mark.parametrize("fabric", [SimpleNamespace(world_size=1), None])
+def test_one_process_stops_at_once(fabric):
+    with StopRequest(fabric) as stop:
         assert not stop.requested()
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested()

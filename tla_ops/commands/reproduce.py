@@ -41,14 +41,15 @@ def add(verbs: Any) -> None:
         "tla-ops reproduce tla/table1 --budget short --datasets mnist --data data \\",
         "    --set model_options.width=0.25 --set max_steps=600 --images 500",
         "tla-ops reproduce tla/table5 tla/fig5 --budget full --data hub --device cuda",
-        "tla-ops reproduce tla && tla-ops report runs/reproduce",
+        "tla-ops reproduce at2l/app-table4 --budget short --datasets cifar10-cats-dogs --data data",
+        "tla-ops reproduce tla at2l && tla-ops report runs/reproduce",
     )
     option = parser.add_argument
     option(
         "targets",
         nargs="*",
         metavar="TARGET",
-        help="tables and figures; tla: all of that paper's that --datasets are for",
+        help="tables and figures; tla, at2l: all of a paper's that --datasets are for",
     )
     option("--list", action="store_true", help="list the targets and what they need, and stop")
     option(
@@ -61,8 +62,9 @@ def add(verbs: Any) -> None:
         "--datasets",
         type=lambda text: list(dict.fromkeys(name.strip() for name in text.split(","))),
         metavar="NAME,...",
-        help="of digits, mnist, cifar10, tiny-imagenet (default: digits, in place of "
-        "the paper's first, for smoke; the paper's own for short and full)",
+        help="of digits, mnist, cifar10, tiny-imagenet, cats-vs-dogs, cifar10-cats-dogs, imagenet "
+        "(default: digits, in place of the paper's first, for smoke; the paper's own for short "
+        "and full)",
     )
     add_data(parser)
     option(
@@ -131,7 +133,7 @@ def run(args: argparse.Namespace) -> Outcome:
             lab.say(f"{target.name}: done in {made[target.name]['seconds']:.1f} s")
     except recipes.RecipeError as error:
         raise BadUsage(f"--set {str(error).removeprefix('--set ')}") from error
-    except (RunError, CheckpointError) as error:
+    except (RunError, CheckpointError, ModuleNotFoundError) as error:
         raise CommandError(str(error)) from error
     places = {target.name: lab.place(target.folder) for target in targets}
     return Outcome(made, lambda: _text(made, places))
@@ -139,13 +141,11 @@ def run(args: argparse.Namespace) -> Outcome:
 
 def _with_data(args: argparse.Namespace, targets: list[Any]) -> list[Any]:
     """The targets that the chosen data sets are for; one that was named itself has to be."""
-    from tla_ops.experiments.targets import STAND_IN
-
     if args.datasets is None:
         return targets
     kept = []
     for target in targets:
-        known = (STAND_IN, *target.datasets)
+        known = _known(target)
         if set(args.datasets) & set(known):
             kept.append(target)
         elif target.name in args.targets:
@@ -153,13 +153,21 @@ def _with_data(args: argparse.Namespace, targets: list[Any]) -> list[Any]:
                 f"--datasets must have one of {', '.join(known)} for {target.name}, "
                 f"got {','.join(args.datasets)}"
             )
-    every = {STAND_IN, *(name for target in targets for name in target.datasets)}
+    every = {name for target in targets for name in _known(target)}
     unknown = set(args.datasets) - every
     if unknown:
         raise BadUsage(
             f"--datasets must be among {', '.join(sorted(every))}, got {sorted(unknown)[0]}"
         )
     return kept
+
+
+def _known(target: Any) -> tuple[str, ...]:
+    """Data sets that a target can be made on."""
+    from tla_ops.experiments.targets import STAND_IN, STAND_INS, stands_for
+
+    others = (name for name in STAND_INS if stands_for(name, target.datasets))
+    return STAND_IN, *target.datasets, *others
 
 
 def _prepare(lab: Any, targets: list[Any]) -> None:

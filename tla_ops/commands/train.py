@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> Outcome:
     dataset = load_data(args.name, recipe.dataset, args.data)
     try:
         result = trainer.train(recipe, dataset, output, resume=args.resume, device=device)
-    except (trainer.RunError, CheckpointError) as error:
+    except (trainer.RunError, CheckpointError, ModuleNotFoundError) as error:
         raise CommandError(str(error)) from error
     return Outcome(plain(result), lambda: _text(result, output))
 

@@ -23,13 +23,19 @@ class Budget:
     queries: int | None = None
     negatives: list[int] | None = None
     repeats: int = 10
+    rounds: int | None = None
+    learned: int | None = None
+    width: float = 1.0
+    cw_steps: int | None = None
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def overrides(self, dataset: str) -> list[str]:
-        """What the recipes of a data set get, in the form of `--set`."""
+    def overrides(self, dataset: str, recipe: str = "") -> list[str]:
+        """What a recipe of a data set gets, in the form of `--set`: under its own name, or under
+        its data set's.
+        """
         import yaml
 
-        values = self.recipes.get(dataset, {})
+        values = self.recipes.get(recipe, self.recipes.get(dataset, {}))
         return [
             f"{key}={yaml.safe_dump(value, default_flow_style=True).partition('...')[0].strip()}"
             for key, value in values.items()

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tla_ops.experiments.budget import Budget
-from tla_ops.experiments.targets import STAND_IN
+from tla_ops.experiments.targets import STAND_IN, stands_for
 from tla_ops.experiments.threat import CODE, SLOW, Threat
 from tla_ops.experiments.variants import changed, varied
 from tla_ops.training import attacks, checkpoint, trainer
@@ -50,12 +50,15 @@ class Setting(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A checkpoint, its model in eval mode on the lab's device, and the recipe it was made by."""
+    """A checkpoint, its model in eval mode on the lab's device, and the recipe it was made by;
+    ``path`` is its file.
+    """
 
     name: str
     model: Classifier
     recipe: Recipe
     digest: str
+    path: Path | None = None
 
 
 class Lab:
@@ -97,7 +100,8 @@ class Lab:
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._load = load
         self._datasets: dict[str, Dataset] = {}
-        self._trained: dict[str, Trained] = {}
+        self._trained: dict[Path, Trained] = {}
+        self._recipes: dict[tuple[str, tuple[str, ...]], Recipe] = {}
         self.parts: dict[str, dict[str, Any]] = {}
         self.attacks: list[dict[str, Any]] = []
 
@@ -113,7 +117,7 @@ class Lab:
         """
         chosen = [*(self.datasets or ()), *([f"seed{self.seed}"] if self.seed else [])]
         if self.changes:
-            chosen.append(_digest(self.changes)[:6])
+            chosen.append(digest(self.changes)[:6])
         return self.output / self.budget.name / "-".join([name, *chosen])
 
     @contextmanager
@@ -135,9 +139,9 @@ class Lab:
         if chosen is None:
             chosen = [STAND_IN] if self.budget.name == "smoke" else papers
         return [
-            Setting(name, papers[0] if name == STAND_IN else name)
+            Setting(name, name if name in papers else stands_for(name, papers))
             for name in chosen
-            if name in papers or name == STAND_IN
+            if name in papers or stands_for(name, papers)
         ]
 
     def dataset(self, name: str) -> Dataset:
@@ -152,34 +156,45 @@ class Lab:
         Raises:
             RecipeError: an override that does not make sense, or leaves nothing to measure.
         """
-        layers = (self.budget.overrides(dataset), variation, self.overrides)
-        return varied(f"{dataset}-{method}", self.seed, *layers)
+        name = f"{dataset}-{method}"
+        if (name, variation) not in self._recipes:
+            layers = (self.budget.overrides(dataset, name), variation, self.overrides)
+            self._recipes[name, variation] = varied(name, self.seed, *layers)
+        return self._recipes[name, variation]
 
-    def trained(self, setting: Setting, method: str, *variation: str) -> Trained:
-        """The model of ``DATASET-METHOD`` and a ``variation`` of its recipe: found, or trained."""
+    def trained(
+        self, setting: Setting, method: str, *variation: str, data: Dataset | None = None
+    ) -> Trained:
+        """The model of ``DATASET-METHOD`` and a ``variation`` of its recipe: found, or trained, on
+        ``data`` in place of the setting's where given.
+        """
+        data = data or self.dataset(setting.dataset)
         start = _start(setting.dataset, method)
         if start is not None:
             self.trained(setting, start)
-        recipe, folder = self._place(setting.dataset, method, *variation)
-        if not _read(folder / "result.json"):
+        recipe, folder = self._place(setting.dataset, method, *variation, data=data)
+        if not read_json(folder / "result.json"):
             (folder / "result.json").unlink(missing_ok=True)  # damaged: last.pt has what it said
             self.say(f"training {recipe.name} ({folder.name})")
             whole = not (folder / "last.pt").exists()
             began = time.perf_counter()
-            trainer.train(
-                recipe, self.dataset(setting.dataset), folder, resume=True, device=str(self.device)
-            )
+            trainer.train(recipe, data, folder, resume=True, device=str(self.device))
             if whole:  # of an interrupted run nobody knows all of its seconds
                 write_json(folder / "seconds.json", {"seconds": time.perf_counter() - began})
-        made = self._trained.get(folder.name)
-        if made is None:
-            path = folder / "best.pt"
-            model, _ = checkpoint.read_model(path)
-            digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-            made = Trained(recipe.name, model.to(self.device), recipe, digest)
-            self._trained[folder.name] = made
+        made = self.read(folder / "best.pt", recipe)
         self._record(setting, made, folder)
         return made
+
+    def read(self, path: Path, recipe: Recipe, name: str = "") -> Trained:
+        """A checkpoint's model, kept as long as the lab is; ``name`` is the recipe's if not
+        given.
+        """
+        if path not in self._trained:
+            model, _ = checkpoint.read_model(path)
+            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            made = Trained(name or recipe.name, model.to(self.device), recipe, content, path)
+            self._trained[path] = made
+        return self._trained[path]
 
     def test(self, setting: Setting, slow: bool = False) -> ImageSet:
         """Test images that are attacked, on the lab's device: a fixed, stratified choice."""
@@ -236,19 +251,19 @@ class Lab:
     ) -> dict[str, Any]:
         """What ``measure`` finds, which ``about`` decides: plain values, measured once."""
         stem = name.partition(":")[0]
-        path = self.output / "evaluations" / f"{stem}-{_digest(about)[:16]}.json"
-        kept = _read(path)
+        path = self.output / "evaluations" / f"{stem}-{digest(about)[:16]}.json"
+        kept = read_json(path)
         if kept.get("about") != plain(about) or not isinstance(kept.get("found"), dict):
             self.say(name)
             write_json(path, {"name": name, "about": about, "found": measure()})
-            kept = _read(path)
+            kept = read_json(path)
         found: dict[str, Any] = kept["found"]
         return found
 
     def adversarial(self, trained: Trained, threat: Threat, images: ImageSet) -> Tensor:
         """Adversarial images (N, C, H, W) on the lab's device."""
         threat = threat.within(self.budget)
-        key = _digest(self._about(trained, threat, images, None))
+        key = digest(self._about(trained, threat, images, None))
         path = self.output / "adversarial" / f"{trained.name}-{threat.kind}-{key[:16]}.pt"
         with suppress(FileNotFoundError, checkpoint.CheckpointError, KeyError):
             kept: Tensor = checkpoint.read(path)["images"]
@@ -284,7 +299,7 @@ class Lab:
         self, trained: Trained, threat: Threat, images: ImageSet, source: Trained | None
     ) -> Tensor:
         attack = threat.attack(self.seed, None if source is None else source.model)
-        if threat.kind not in SLOW:  # ART's take batches of their own
+        if threat.kind not in SLOW:  # which take batches of their own
             attack = attacks.in_batches(attack, self.batch)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -307,19 +322,21 @@ class Lab:
             "threat": threat.as_dict(),
             "model": trained.digest,
             "source": None if source is None else source.digest,
-            "images": _identified(images),
+            "images": identified(images),
             "seed": self.seed,
         }
 
-    def _place(self, dataset: str, method: str, *variation: str) -> tuple[Recipe, Path]:
+    def _place(
+        self, dataset: str, method: str, *variation: str, data: Dataset
+    ) -> tuple[Recipe, Path]:
         """The recipe and the folder of its run, named by all that decides the weights."""
         recipe, before = self.recipe(dataset, method, *variation), None
         start = _start(dataset, method)
         if start is not None:
-            before = self._place(dataset, start)[1]
-        key = _digest(
+            before = self._place(dataset, start, data=self.dataset(dataset))[1]
+        key = digest(
             recipe.as_dict(),
-            _identified(self.dataset(dataset).train),
+            identified(data.train),
             None if before is None else before.name,
         )
         if before is not None:
@@ -327,6 +344,24 @@ class Lab:
         return recipe, self.output / "checkpoints" / f"{recipe.name}-{key[:12]}"
 
     def _record(self, setting: Setting, made: Trained, folder: Path) -> None:
+        result = read_json(folder / "result.json")
+        self.record(
+            setting,
+            {
+                "method": made.recipe.method,
+                "name": made.name,
+                "steps": result["step"],
+                "best_step": result["best"]["step"],
+                "seconds": read_json(folder / "seconds.json").get("seconds"),
+                "seed": made.recipe.seed,
+                "checkpoint": str((folder / "best.pt").relative_to(self.output)),
+                "recipe": made.recipe.as_dict(),
+                "changed": changed(made.recipe),
+            },
+        )
+
+    def record(self, setting: Setting, run: dict[str, Any]) -> None:
+        """Count a run among those that a target stands on."""
         dataset = self.dataset(setting.dataset)
         part = self.parts.setdefault(
             setting.dataset,
@@ -338,25 +373,12 @@ class Lab:
                 "runs": [],
             },
         )
-        result = _read(folder / "result.json")
-        run = plain(
-            {
-                "method": made.recipe.method,
-                "name": made.name,
-                "steps": result["step"],
-                "best_step": result["best"]["step"],
-                "seconds": _read(folder / "seconds.json").get("seconds"),
-                "seed": made.recipe.seed,
-                "checkpoint": str((folder / "best.pt").relative_to(self.output)),
-                "recipe": made.recipe.as_dict(),
-                "changed": changed(made.recipe),
-            }
-        )
+        run = plain(run)
         if run not in part["runs"]:
             part["runs"].append(run)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object's content; nothing where the file is missing or damaged."""
     with suppress(FileNotFoundError, ValueError):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -364,7 +386,7 @@ def _read(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _identified(images: ImageSet) -> str:
+def identified(images: ImageSet) -> str:
     """Of the pixels that a model sees, which the stored bytes and their scale decide."""
     return f"{fingerprint(images)}/{images.scale:g}"
 
@@ -373,6 +395,6 @@ def _start(dataset: str, method: str) -> str | None:
     return FINE_TUNED.get(dataset) if method.startswith("tla") else None
 
 
-def _digest(*content: Any) -> str:
+def digest(*content: Any) -> str:
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

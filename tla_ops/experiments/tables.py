@@ -10,7 +10,8 @@ from html import escape
 from itertools import groupby
 from typing import Any, NamedTuple
 
-KINDS = ("percent", "ratio", "seconds", "number")
+SHARES = ("percent", "error")
+KINDS = (*SHARES, "ratio", "seconds", "number")
 BEST = ("max", "min", "")
 DASH = "–"
 
@@ -30,8 +31,8 @@ class Cell(NamedTuple):
 class Column:
     """A column's name, the spanning header above it, a small line under it, and its unit.
 
-    ``kind`` is percent (the values are shares), ratio, seconds or number. ``best`` says which value
-    of the column is marked: max, min or "" for none.
+    ``kind`` is percent or error (the values are shares: error of what is misclassified), ratio,
+    seconds or number. ``best`` says which value of the column is marked: max, min or "" for none.
     """
 
     name: str
@@ -242,7 +243,8 @@ def _legend(table: dict[str, Any], beside: str) -> str:
     if any(_error(cell, "number") for cell in cells):
         marks.append("±: one standard error.")
     if any(cell["difference"] is not None for cell in cells):
-        unit = ", of percentages in points" if "percent" in _kinds(table) else ""
+        shares = set(SHARES) & set(_kinds(table))
+        unit = ", of percentages in points" if shares else ""
         marks.append(f"{beside}: the paper's number, and ours minus the paper's{unit}.")
     elif any(cell["paper"] is not None for cell in cells):
         marks.append(f"{beside}: the paper's number.")
@@ -283,20 +285,20 @@ def shown(value: float | None, kind: str) -> str:
 
 
 def _number(value: float, kind: str) -> str:
-    unit = {"percent": "%", "seconds": " s"}.get(kind, "")
+    unit = {"percent": "%", "error": "%", "seconds": " s"}.get(kind, "")
     return f"{_scale(kind) * value:.{_decimals(kind, value)}f}{unit}"
 
 
 def _scale(kind: str) -> int:
-    return 100 if kind == "percent" else 1
+    return 100 if kind in SHARES else 1
 
 
 def _decimals(kind: str, *values: float) -> int:
-    """Two for percent, else as many as make four significant digits of the largest value; none for
+    """Two for shares, else as many as make four significant digits of the largest value; none for
     integers.
     """
     largest = max(abs(value) for value in values)
-    if kind == "percent":
+    if kind in SHARES:
         return 2
     if largest == 0 or all(isinstance(value, int) for value in values):
         return 0

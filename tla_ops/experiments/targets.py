@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from tla_ops.experiments.target import Target
 
 ALL = ("mnist", "cifar10", "tiny-imagenet")
+WEIGHTS = ("model", "model_options", "adversarial_weight", "weight", "margin")
 STAND_IN = "digits"
 """Embedded in scikit-learn; takes the place of a target's first data set where none is given."""
+STAND_INS = {"cifar10-cats-dogs": "cats-vs-dogs"}
+"""Data sets that take the place of one where a user chooses them."""
 TABLE1 = ("um", "at", "alp", "tla-rn", "tla-sa", "tla")
 FOUR = ("um", "at", "alp", "tla")
 THREE = ("at", "alp", "tla")
+ROUNDS = ("at2l-pretrain", "at2l-round")
+AT2L = ("cats-vs-dogs", "mnist", "cifar10")
 
 _TARGETS = [
     Target(
@@ -86,8 +91,37 @@ _TARGETS = [
         "tla/supp-fig8", "Loss along two random directions", "tla.landscape", ("tiny-imagenet",),
         THREE,
     ),
+    Target(
+        "at2l/fig1", "Rounds of AT2L against attacks on the network itself", "at2l.curves", AT2L,
+        ROUNDS, arguments={"figure": "fig1"}, sets=WEIGHTS,
+    ),
+    Target(
+        "at2l/fig2", "Rounds of AT2L against images made on another network", "at2l.curves", AT2L,
+        ROUNDS, arguments={"figure": "fig2"}, sets=WEIGHTS,
+    ),
+    Target(
+        "at2l/fig3", "Triplet regularisation alone", "at2l.curves", ("mnist",), ROUNDS,
+        arguments={"figure": "fig3"}, sets=WEIGHTS,
+    ),
+    *(
+        Target(
+            f"at2l/app-table{number}", f"Rounds of AT2L, {how} attack", "at2l.rounds_table",
+            (dataset,), ROUNDS, arguments={"table": f"app-table{number}"}, sets=WEIGHTS,
+        )
+        for number, how, dataset in (
+            (4, "known", "cats-vs-dogs"), (5, "unknown", "cats-vs-dogs"), (7, "known", "mnist"),
+            (8, "unknown", "mnist"), (9, "known", "cifar10"), (10, "unknown", "cifar10"),
+        )
+    ),
 ]  # fmt: skip
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}
+
+
+def stands_for(dataset: str, papers: Sequence[str]) -> str:
+    """Which of the paper's data sets for a target another one takes the place of; "" for none."""
+    if dataset == STAND_IN:
+        return papers[0]
+    return STAND_INS[dataset] if STAND_INS.get(dataset) in papers else ""
 
 
 def chosen(names: Sequence[str]) -> list[Target]:

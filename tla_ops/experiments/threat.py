@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from tla_ops.experiments.budget import Budget
-from tla_ops.training import _ascent, art_attacks, attacks
+from tla_ops.training import art_attacks, attacks, defences
 from tla_ops.training.attacks import Attack
 from tla_ops.training.evaluate import RESTARTS
 from tla_ops.training.recipe import Recipe
 
-SLOW = ("autoattack", "deepfool", "cw_l2", "jsma")
-"""Kinds that come from ART, and work on few images at a time."""
+SLOW = ("autoattack", "deepfool", "cw_l2", "jsma", "carlini")
+"""Kinds that take long, and take batches of their own."""
 AUTOATTACK_STEPS, AUTOATTACK_RESTARTS, AUTOATTACK_QUERIES = 100, 5, 5000
 
 
@@ -29,10 +29,12 @@ AUTOATTACK_STEPS, AUTOATTACK_RESTARTS, AUTOATTACK_QUERIES = 100, 5, 5000
 class Threat:
     """An attack with all its numbers.
 
-    ``kind`` is "clean", "fgsm", "bim", "pgd", "mim", "cw", "transfer" (PGD on another model),
-    "autoattack", "deepfool", "cw_l2" or "jsma". ``epsilon`` is the ball's radius; for "cw_l2" the
-    largest l2 change that counts as a success, for "deepfool" the same, 0 being no limit, and for
-    "jsma" the largest share of pixels that may change.
+    ``kind`` is "clean", "fgsm", "bim", "pgd", "mim", "cw", "ll", "ill", "transfer" (PGD on another
+    model), "ls_pga", "carlini", "autoattack", "deepfool", "cw_l2" or "jsma". ``epsilon`` is the
+    ball's radius; for "cw_l2" the largest l2 change that counts as a success, for "deepfool" the
+    same, 0 being no limit, for "carlini" the largest l-infinity change, 0 being no limit, and for
+    "jsma" the largest share of pixels that may change. The ``step`` of "ls_pga" is in units of its
+    logits.
     """
 
     kind: str
@@ -45,6 +47,8 @@ class Threat:
     early_stop: bool = True
     """Of BIM and PGD: stop where the model is misled. Accuracy asks no more; where an attack takes
     an image, it does."""
+    levels: int = 0
+    """Of LS-PGA: those of the model's thermometer codes."""
 
     def within(self, budget: Budget) -> Threat:
         """The same attack with at most the budget's steps, restarts and queries."""
@@ -54,7 +58,7 @@ class Threat:
 
         return replace(
             self,
-            steps=least(self.steps, budget.steps),
+            steps=least(self.steps, budget.cw_steps if self.kind == "carlini" else budget.steps),
             restarts=least(self.restarts, budget.restarts),
             queries=least(self.queries, budget.queries),
         )
@@ -74,6 +78,7 @@ class Threat:
             "norm": self.norm,
             "queries": self.queries,
             "early_stop": self.early_stop,
+            "levels": self.levels,
         }
 
     def effort(self) -> str:
@@ -84,11 +89,14 @@ class Threat:
         return steps if self.restarts == 1 else f"{steps} × {self.restarts} restarts"
 
     def attack(self, seed: int, source: nn.Module | None = None) -> Attack:
-        """The attack as a function (model, images, labels) to adversarial images."""
+        """The attack as a function (model, images, labels) to adversarial images: those that it
+        makes on ``source``, whatever the model, where one is given. "transfer" needs one; others
+        that stop early stop where the source is misled.
+        """
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if (self.kind == "transfer") != (source is not None):
-            raise ValueError(f"source goes with transfer, and with nothing else, got {self.kind}")
+        if self.kind == "transfer" and source is None:
+            raise ValueError("source must be a model for transfer, got None")
         made = KINDS[self.kind](self, seed)
         return made if source is None else partial(attacks.transfer, source=source, attack=made)
 
@@ -129,17 +137,31 @@ def _iterated(function: Callable[..., Tensor]) -> Callable[[Threat, int], Attack
     return make
 
 
-def _in_ball(attack: Attack, radius: Fraction) -> Attack:
-    """An attack without a ball of its own: what moved an image further than ``radius`` in l2 is no
-    success, and the clean image stands in for it.
+def _ls_pga(threat: Threat, seed: int) -> Attack:
+    return partial(
+        defences.ls_pga, epsilon=threat.epsilon, steps=threat.steps, levels=threat.levels,
+        step=float(threat.step),
+    )  # fmt: skip
+
+
+def _in_ball(attack: Attack, radius: Fraction, order: float = 2) -> Attack:
+    """An attack without a ball of its own: what moved an image further than ``radius`` in the norm
+    of that order is no success, and the clean image stands in for it.
     """
 
     def bounded(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         adversarial = attack(model, images, labels)
-        far = (adversarial - images).flatten(1).norm(dim=1) > float(radius) * (1 + 1e-6)
+        moved = (adversarial - images).flatten(1).norm(order, dim=1)
+        far = moved > float(radius) * (1 + 1e-6)
         return torch.where(far.view(-1, *[1] * (images.ndim - 1)), images, adversarial)
 
     return bounded
+
+
+def _carlini(threat: Threat, seed: int) -> Attack:
+    carlini = import_module("tla_ops.training.carlini")
+    attack = partial(carlini.carlini_linf, steps=threat.steps)
+    return _in_ball(attack, threat.epsilon, torch.inf) if threat.epsilon else attack
 
 
 def _deepfool(threat: Threat, seed: int) -> Attack:
@@ -179,7 +201,11 @@ KINDS: dict[str, Callable[[Threat, int], Attack]] = {
     "pgd": _iterated(attacks.pgd),
     "mim": _iterated(attacks.mim),
     "cw": _iterated(attacks.cw_linf),
+    "ll": lambda threat, seed: partial(attacks.ll, epsilon=threat.epsilon),
+    "ill": _iterated(attacks.ill),
     "transfer": _iterated(attacks.pgd),
+    "ls_pga": _ls_pga,
+    "carlini": _carlini,
     "autoattack": _autoattack,
     "deepfool": _deepfool,
     "cw_l2": _cw_l2,
@@ -187,10 +213,16 @@ KINDS: dict[str, Callable[[Threat, int], Attack]] = {
 }
 
 
+SOURCES = ("_ascent", "attacks", "art_attacks", "carlini", "defences", "family")
+"""Modules of :mod:`tla_ops.training` that attacks are in."""
+
+
 def _code() -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for module in (_ascent, attacks, art_attacks, sys.modules[__name__]):
-        digest.update(Path(str(module.__file__)).read_bytes())
+    beside = Path(attacks.__file__)
+    for path in (*(beside.with_name(f"{name}.py") for name in SOURCES), Path(__file__)):
+        if path.exists():
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ GAN's own. What neither says is taken from Defense-GAN's public code, a WGAN-GP 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ LATENT_DIM = 128
 """Of Defense-GAN's code; the papers do not say."""
 
 
-def mnist_generator(latent_dim: int = LATENT_DIM, layout: str = "printed") -> nn.Sequential:
+def mnist_generator(
+    latent_dim: int = LATENT_DIM, layout: str = "printed", width: float = 1.0
+) -> nn.Sequential:
     """Table 18's generator, from latent vectors (B, latent_dim) of N(0, 1) to images
     (B, 1, 28, 28) in [0, 1].
 
@@ -32,38 +35,42 @@ def mnist_generator(latent_dim: int = LATENT_DIM, layout: str = "printed") -> nn
             that its layers take to 28. "source" is Defense-GAN's code: 256 channels of 4 x 4,
             strides of 2, to 128, 64 and 1 channels by sides of 8, of which 7 are kept, 14 and 28;
             it takes a fifteenth of the work.
+        width: times as many channels, one or more, but for the image's.
     """
     _checks.choice("mnist_generator", "layout", layout, ("printed", "source"))
-    layers: list[nn.Module] = [nn.Linear(latent_dim, 4096), nn.ReLU(inplace=True)]
     if layout == "printed":
-        layers += [
-            nn.Unflatten(1, (16, 16, 16)),
-            *(nn.ConvTranspose2d(16, 256, 5), nn.ReLU(inplace=True)),
-            *(nn.ConvTranspose2d(256, 128, 5), nn.ReLU(inplace=True)),
-            nn.ConvTranspose2d(128, 1, 5),
+        (a, b, c), side = _widths("mnist_generator", width, 16, 256, 128), 16
+        layers = [
+            *(nn.ConvTranspose2d(a, b, 5), nn.ReLU(inplace=True)),
+            *(nn.ConvTranspose2d(b, c, 5), nn.ReLU(inplace=True)),
+            nn.ConvTranspose2d(c, 1, 5),
         ]
     else:
-        layers += [
-            nn.Unflatten(1, (256, 4, 4)),
-            *(_doubling(256, 128), nn.ReLU(inplace=True), nn.ZeroPad2d((0, -1, 0, -1))),
-            *(_doubling(128, 64), nn.ReLU(inplace=True)),
-            _doubling(64, 1),
+        (a, b, c), side = _widths("mnist_generator", width, 256, 128, 64), 4
+        layers = [
+            *(_doubling(a, b), nn.ReLU(inplace=True), nn.ZeroPad2d((0, -1, 0, -1))),
+            *(_doubling(b, c), nn.ReLU(inplace=True)),
+            _doubling(c, 1),
         ]
-    return nn.Sequential(*layers, nn.Sigmoid())
+    features = nn.Linear(latent_dim, a * side * side)
+    first = (features, nn.ReLU(inplace=True), nn.Unflatten(1, (a, side, side)))
+    return nn.Sequential(*first, *layers, nn.Sigmoid())
 
 
-def mnist_discriminator(sigmoid: bool = False) -> nn.Sequential:
+def mnist_discriminator(sigmoid: bool = False, width: float = 1.0) -> nn.Sequential:
     """Table 18's discriminator, from images (B, 1, 28, 28) to scores (B, 1): three 5 x 5
     convolutions with strides of 2, padded by 2, which the table does not print.
 
     The table ends in a sigmoid. A WGAN's critic has none, nor has Defense-GAN's code: ``sigmoid``
-    adds it, for other losses than :func:`critic_loss`.
+    adds it, for other losses than :func:`critic_loss`. ``width`` is times as many channels, one or
+    more.
     """
     layers: list[nn.Module] = []
-    for channels_in, channels_out in ((1, 64), (64, 128), (128, 256)):
+    channels = (1, *_widths("mnist_discriminator", width, 64, 128, 256))
+    for channels_in, channels_out in pairwise(channels):
         layers.append(nn.Conv2d(channels_in, channels_out, 5, 2, padding=2))
         layers.append(nn.LeakyReLU(0.2, inplace=True))
-    layers += [nn.Flatten(), nn.Linear(256 * 4 * 4, 1)]
+    layers += [nn.Flatten(), nn.Linear(channels[-1] * 4 * 4, 1)]
     return nn.Sequential(*layers, *([nn.Sigmoid()] if sigmoid else []))
 
 
@@ -92,6 +99,19 @@ def critic_loss(
     return loss + penalty * (steepness - 1).square().mean()
 
 
+def gan_optimizers(
+    network: nn.Module, critic: nn.Module, learning_rate: float = 1e-4
+) -> tuple[torch.optim.Adam, torch.optim.Adam]:
+    """Of ``network`` and of ``critic``: Adam with β = (.5, .9), and Defense-GAN's learning rate for
+    MNIST.
+    """
+    options: dict[str, Any] = {"lr": learning_rate, "betas": (0.5, 0.9)}
+    return (
+        torch.optim.Adam(network.parameters(), **options),
+        torch.optim.Adam(critic.parameters(), **options),
+    )
+
+
 def wgan_gp(
     network: nn.Module,
     critic: nn.Module,
@@ -100,30 +120,30 @@ def wgan_gp(
     latent_dim: int = LATENT_DIM,
     batch: int = 50,
     critic_steps: int = 5,
-    learning_rate: float = 1e-4,
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] | None = None,
     penalty: float = 10.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Train a GAN, a step at a time: ``for step, losses in zip(range(200_000), wgan_gp(...))``.
 
     Each step is ``critic_steps`` updates of the critic by :func:`critic_loss`, then one of
-    ``network`` by -mean D(fake), both by Adam with β = (.5, .9). The defaults, and the 200,000
-    steps, are those of Defense-GAN's code for MNIST.
+    ``network`` by -mean D(fake). The defaults, and the 200,000 steps, are those of Defense-GAN's
+    code for MNIST.
 
     Args:
         network: latent vectors (B, latent_dim) to images.
         critic: images to scores (B, 1) or (B,).
         images: (N, ...) in [0, 1], on the networks' device; a batch is drawn with replacement.
         batch: images of an update.
+        optimizers: of ``network`` and of ``critic``; None: those of :func:`gan_optimizers`. With
+            their state and the networks' a training goes on from where another one ended.
         generator: draws batches, latent vectors and :func:`critic_loss`'s points, on the images'
             device; torch's default if None.
 
     Yields:
         The losses of the step's last update of the critic and of ``network``: scalars, detached.
     """
-    options: dict[str, Any] = {"lr": learning_rate, "betas": (0.5, 0.9)}
-    critic_optimizer = torch.optim.Adam(critic.parameters(), **options)
-    optimizer = torch.optim.Adam(network.parameters(), **options)
+    optimizer, critic_optimizer = optimizers or gan_optimizers(network, critic)
     dtype, device = images.dtype, images.device
 
     def fake() -> Tensor:
@@ -236,6 +256,12 @@ def _errors(made: Tensor, wanted: Tensor) -> Tensor:
             f"are, got (B, {', '.join(map(str, wanted.shape[1:]))})"
         )
     return (made - wanted).square().flatten(1).mean(1)
+
+
+def _widths(where: str, width: float, *channels: int) -> tuple[int, ...]:
+    if not 0 < width <= 16:
+        raise ValueError(f"{where}: width must be above 0 and at most 16, got {width}")
+    return tuple(max(1, round(width * count)) for count in channels)
 
 
 def _doubling(channels_in: int, channels_out: int) -> nn.ConvTranspose2d:

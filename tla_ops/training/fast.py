@@ -250,11 +250,20 @@ def _captured(attack: Attack, twin: Twin, images: Tensor, labels: Tensor) -> _Gr
     return None
 
 
+class _Tracer(fx.Tracer):
+    """Looks into modules that have others in them; what the others do, such as coding an image,
+    decides nothing here.
+    """
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) or not any(m.children())
+
+
 def _foldable(model: nn.Module) -> list[tuple[str, str]]:
     """Names of (convolution or linear layer, batch normalisation that alone reads its output)."""
     try:
         with model_mode(model, "eval"):
-            graph = fx.symbolic_trace(model).graph
+            graph = _Tracer().trace(model)
     except Exception:  # whatever a foreign model's forward makes of a tracer
         return []
     nodes = [node for node in graph.nodes if node.op == "call_module"]

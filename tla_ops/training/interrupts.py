@@ -15,14 +15,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """``with StopRequest(fabric) as stop: ... stop.requested()`` after each step.
+    """``with StopRequest(fabric) as stop: ... stop.requested()`` after each step; without a fabric
+    there is one process.
 
     The first signal is noted, a second one raises KeyboardInterrupt where it meets the program.
     Among several processes a request counts for all from the same step on, so that none waits for
     another one's gradients.
     """
 
-    def __init__(self, fabric: Fabric) -> None:
+    def __init__(self, fabric: Fabric | None = None) -> None:
         self.fabric = fabric
         self._seen = False
         self._before: dict[signal.Signals, Any] = {}
@@ -51,7 +52,7 @@ class StopRequest:
 
     def requested(self) -> bool:
         """Whether to stop here; every process gets the same answer at the same step."""
-        if self.fabric.world_size == 1:
+        if self.fabric is None or self.fabric.world_size == 1:
             return self._seen
         # The answer of the step before: reading it does not wait for the device's present work.
         before = self._told

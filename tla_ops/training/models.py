@@ -33,15 +33,15 @@ def small(classes: int = 10, image_shape: Shape = (1, 8, 8), dim: int = 128) -> 
 
 def lenet(classes: int = 10, image_shape: Shape = (1, 28, 28), width: float = 1.0) -> Classifier:
     """The MNIST network of the TLA paper (supplement, Table 1): four 3 x 3 convolutions, 1,024
-    features; ``width`` times as many channels and features.
+    features; ``width`` times as many channels and features. It takes any number of channels.
     """
-    if tuple(image_shape) != (1, 28, 28):
-        raise ValueError(f"lenet: image_shape must be (1, 28, 28), got {tuple(image_shape)}")
+    if tuple(image_shape[1:]) != (28, 28):
+        raise ValueError(f"lenet: image_shape must be (C, 28, 28), got {tuple(image_shape)}")
     if not 1 / 32 <= width <= 16:
         raise ValueError(f"lenet: width must be in 1/32..16, got {width}")
     a, b, c, d, dim = (round(width * channels) for channels in (32, 64, 128, 256, 1024))
     body = nn.Sequential(
-        *_conv_bn_relu(1, a),
+        *_conv_bn_relu(image_shape[0], a),
         *_conv_bn_relu(a, b),
         nn.MaxPool2d(2),
         *_conv_bn_relu(b, c),

@@ -14,9 +14,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tla_ops.training.attacks import Attack
+from tla_ops.training.data import Dataset
 from tla_ops.training.fast import FastAttack
-from tla_ops.training.image_set import ImageSet
+from tla_ops.training.image_set import ImageSet, hold_out
 from tla_ops.training.recipe import ATTACKS, Recipe
+
+
+class RunError(ValueError):
+    """A run that cannot start: what its folder holds or asks for does not fit."""
 
 
 def fingerprint(images: ImageSet) -> str:
@@ -27,6 +32,34 @@ def fingerprint(images: ImageSet) -> str:
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def learned(recipe: Recipe, dataset: Dataset) -> tuple[ImageSet, ImageSet | None]:
+    """A run's training images, of which some may be held out: (those learned from, the others).
+
+    Raises:
+        RunError: as many as there are, or more, are to be held out.
+    """
+    if not recipe.val_images:
+        return dataset.train, None
+    if recipe.val_images >= len(dataset.train):
+        raise RunError(
+            f"val_images must be below {len(dataset.train)} training images, "
+            f"got {recipe.val_images}"
+        )
+    return hold_out(dataset.train, recipe.val_images, recipe.seed)
+
+
+def length(recipe: Recipe, images: int) -> int:
+    """Steps of a run that learns from ``images``.
+
+    Raises:
+        RunError: they are fewer than a batch.
+    """
+    if images < recipe.batch:
+        raise RunError(f"batch must be at most {images} training images, got {recipe.batch}")
+    limits = [(recipe.epochs or 0) * (images // recipe.batch), recipe.max_steps or 0]
+    return min(limit for limit in limits if limit)
 
 
 def training_attack(recipe: Recipe) -> Attack:

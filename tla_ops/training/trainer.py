@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric import Fabric
@@ -24,7 +24,7 @@ import tla_ops
 from tla_ops.training import checkpoint, runlog
 from tla_ops.training.attacks import in_batches, pgd
 from tla_ops.training.augment import AUGMENT
-from tla_ops.training.data import Dataset, hold_out
+from tla_ops.training.data import Dataset
 from tla_ops.training.evaluate import accuracy
 from tla_ops.training.files import write_json
 from tla_ops.training.interrupts import StopRequest
@@ -34,13 +34,19 @@ from tla_ops.training.models import Classifier, build
 from tla_ops.training.progress import Progress
 from tla_ops.training.recipe import METHODS, Recipe
 from tla_ops.training.report import environment
+from tla_ops.training.run_parts import RunError as RunError
 from tla_ops.training.run_parts import (
     fingerprint,
+    learned,
+    length,
     make_average,
     make_fabric,
     make_optimizer,
     training_attack,
 )
+
+if TYPE_CHECKING:
+    from tla_ops.training.adversarial_set import Stored
 
 FILES = ("last.pt", "best.pt", "metrics.csv", "result.json")
 RESUMABLE = (
@@ -48,10 +54,6 @@ RESUMABLE = (
     "init_from",
 )
 """Keys that may differ between a run and its continuation, which needs its start no more."""
-
-
-class RunError(ValueError):
-    """A run that cannot start: what its folder holds or asks for does not fit."""
 
 
 class Whole:
@@ -76,7 +78,13 @@ class TrainingStep(nn.Module):
 
 
 def train(
-    recipe: Recipe, dataset: Dataset, output: Path, *, resume: bool = False, device: str = "auto"
+    recipe: Recipe,
+    dataset: Dataset,
+    output: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    stored: Stored | None = None,
 ) -> dict[str, Any]:
     """Train a model; returns what it writes to ``output/result.json``.
 
@@ -89,6 +97,8 @@ def train(
         resume: go on from ``last.pt``; without one the run starts afresh, and a finished one is
             left as it is.
         device: auto, cpu, cuda or cuda:N. Under ``torchrun`` each process takes its own.
+        stored: adversarial images of those learned from (`run_parts.learned`), in their order, in
+            place of the recipe's attack.
 
     Raises:
         RunError: ``output`` holds a run and ``resume`` is not set, or one of another recipe or of
@@ -99,7 +109,7 @@ def train(
     fabric = make_fabric(recipe, device)
     on_gpu = fabric.device.type == "cuda"
     with torch.random.fork_rng(devices=[fabric.device] if on_gpu else []):
-        return Trainer(fabric, recipe, dataset, output, resume).run()
+        return Trainer(fabric, recipe, dataset, output, resume, stored).run()
 
 
 def clear(output: Path) -> None:
@@ -125,31 +135,33 @@ class Trainer:
     """One run's state. Everything that a continuation needs is in :meth:`state`."""
 
     def __init__(
-        self, fabric: Fabric, recipe: Recipe, dataset: Dataset, output: Path, resume: bool
+        self,
+        fabric: Fabric,
+        recipe: Recipe,
+        dataset: Dataset,
+        output: Path,
+        resume: bool,
+        stored: Stored | None = None,
     ) -> None:
         self.fabric, self.recipe, self.dataset, self.output = fabric, recipe, dataset, output
+        self.stored = stored
+        if stored is not None and recipe.augment != "none":
+            raise RunError(
+                f"augment must be none for stored adversarial images, got {recipe.augment}"
+            )
         if recipe.batch % fabric.world_size:
             raise RunError(
                 f"batch must be a multiple of {fabric.world_size} processes, got {recipe.batch}"
             )
-        rest, held_out = dataset.train, None
-        if recipe.val_images:
-            if recipe.val_images >= len(rest):
-                raise RunError(
-                    f"val_images must be below {len(rest)} training images, got {recipe.val_images}"
-                )
-            rest, held_out = hold_out(dataset.train, recipe.val_images, recipe.seed)
+        rest, held_out = learned(recipe, dataset)
         self.images = rest.to(fabric.device)
         self.held_out = held_out.to(fabric.device) if held_out is not None else None
+        self.total = length(recipe, len(rest))
         self.steps_per_epoch = len(rest) // recipe.batch
-        if self.steps_per_epoch == 0:
-            raise RunError(f"batch must be at most {len(rest)} training images, got {recipe.batch}")
         if recipe.candidates > len(rest):
             raise RunError(
                 f"candidates must be at most {len(rest)} training images, got {recipe.candidates}"
             )
-        limits = [(recipe.epochs or 0) * self.steps_per_epoch, recipe.max_steps or 0]
-        self.total = min(limit for limit in limits if limit)
 
         torch.manual_seed(self._stream("model"))
         shape = dataset.train.image_shape
@@ -225,6 +237,8 @@ class Trainer:
         recipe, rank = self.recipe, self.fabric.global_rank
         torch.manual_seed(self._stream("step", self.step, rank))
         rows = self._rows()
+        if self.stored is not None:
+            self.stored.rows = rows
         candidates = 0 if recipe.bank else recipe.candidates
         batch = self.images.batch(rows, candidates, augment=AUGMENT[recipe.augment])
         for group in self.optimizer.param_groups:
@@ -403,7 +417,7 @@ class Trainer:
         recipe = self.recipe
         options: dict[str, Any] = dict(recipe.options)
         if recipe.method != "um":
-            options["attack"] = training_attack(recipe)
+            options["attack"] = training_attack(recipe) if self.stored is None else self.stored
         if self.bank is not None:
             options["bank"] = self.bank
         return partial(METHODS[recipe.method], **options)
