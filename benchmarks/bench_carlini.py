@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from art.attacks.evasion import CarliniLInfMethod
@@ -31,13 +31,24 @@ AT2L = {
     "steps": 1000, "learning_rate": 5e-3, "constant": 1e-3, "largest_constant": 2.0,
     "constant_factor": 2.0, "shrink": 0.9,
 }  # fmt: skip
-COARSE = AT2L | {"steps": 50, "learning_rate": 0.05}
-SETTINGS = {"coarse": COARSE, "AT2L": AT2L}
 THEIRS = {
     "steps": "max_iter", "learning_rate": "learning_rate", "constant": "initial_const",
     "largest_constant": "largest_const", "constant_factor": "const_factor",
     "shrink": "decrease_factor",
 }  # fmt: skip
+
+
+class Setting(NamedTuple):
+    arguments: dict[str, Any]
+    few: int
+    """Images of ART's, which takes 10 s and a minute for one."""
+    repeats: int
+
+
+SETTINGS = {
+    "coarse": Setting(AT2L | {"steps": 50, "learning_rate": 0.05}, few=8, repeats=3),
+    "AT2L": Setting(AT2L, few=4, repeats=1),
+}
 
 
 def found(model: Classifier, adversarial: Tensor, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -52,10 +63,9 @@ def found(model: Classifier, adversarial: Tensor, images: Tensor, labels: Tensor
     }
 
 
-def compared(
-    model: Classifier, images: Tensor, labels: Tensor, few: int, repeats: int, arguments: dict
-) -> dict[str, Any]:
-    """One row: seconds are medians of ``repeats``, in which implementations take turns."""
+def compared(model: Classifier, images: Tensor, labels: Tensor, setting: Setting) -> dict[str, Any]:
+    """One row: seconds are medians of repeats, in which implementations take turns."""
+    arguments, few, repeats = setting
     classifier = PyTorchClassifier(
         model, nn.CrossEntropyLoss(), tuple(images.shape[1:]), 10, clip_values=(0.0, 1.0)
     )
@@ -99,27 +109,21 @@ def no_weaker(row: dict[str, Any]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/...)")
-    parser.add_argument("--images", type=int, default=128, help="of ours (default: 128)")
-    parser.add_argument("--few", type=int, default=4, help="of ART's (default: 4)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each (default: 3)")
-    parser.add_argument(
-        "--settings",
-        type=lambda text: text.split(","),
-        default=list(SETTINGS),
-        metavar="NAME,...",
-        help=f"default: {','.join(SETTINGS)}",
-    )
+    parser.add_argument("--quick", action="store_true", help="one setting, once, on few images")
     args = parser.parse_args(arguments)
     data = load("digits")
     model = trained(data).requires_grad_(False)
     with torch.no_grad():
         right = model(data.test.images).argmax(1) == data.test.labels
-    rows = right.nonzero()[: args.images, 0]
+    rows = right.nonzero()[: 16 if args.quick else 128, 0]
     images, labels = data.test.images[rows], data.test.labels[rows]
     document: dict[str, Any] = environment() | {"rows": []}
     path = args.output or RESULTS / machine() / "carlini.json"
-    for name in args.settings:
-        row = compared(model, images, labels, args.few, args.repeats, SETTINGS[name])
+    settings = SETTINGS
+    if args.quick:
+        settings = {"coarse": SETTINGS["coarse"]._replace(few=2, repeats=1)}
+    for name, setting in settings.items():
+        row = compared(model, images, labels, setting)
         document["rows"].append({"setting": name} | row)
         write_json(path, document)
         print(document["rows"][-1], flush=True)
