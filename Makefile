@@ -70,6 +70,7 @@ scaling: $(VENV)/.installed ## mining's cost on the processor against sizes and 
 bench-train: $(VENV)/.installed ## training steps beside a plain loop and a public trainer's, attacks beside ART's; docs/training.md
 	$(BIN)/python benchmarks/bench_train.py
 	$(BIN)/python benchmarks/bench_attacks.py
+	$(BIN)/python benchmarks/bench_carlini.py
 	$(BIN)/python benchmarks/render.py
 
 .PHONY: short-runs

@@ -139,7 +139,7 @@ def main() -> None:
     pages = {
         "performance.md": page(results),
         "scaling.md": scaling_page(scaling),
-        "training.md": training_page(every("train"), every("attacks"), runs),
+        "training.md": training_page(every("train"), every("attacks"), every("carlini"), runs),
         "reproduction.md": reproduction_page(made),
     }
     for name, text in pages.items():

@@ -36,7 +36,7 @@ def render(monkeypatch):
 
 
 def test_nothing_is_claimed_without_results(render):
-    text = render.training_page([], [], [])
+    text = render.training_page([], [], [], [])
     assert text == render.INTRO
     assert not [line for line in text.splitlines() if line.startswith("|")]
 
@@ -48,7 +48,7 @@ def test_throughput(render):
         "attacked_loss": 3.4, "clean_loss": 2.1,
     }  # fmt: skip
     document = HEAD | {"tells": {"tla_ops": "ours"}, "changed": ["batch=2"], "rows": [row]}
-    text = render.training_page([document], [], [])
+    text = render.training_page([document], [], [], [])
     expected = "| mnist-at | tla_ops | 123.4 | 405.2 | 400–410 | 1.50 × | 2.25 × | 3.400 "
     assert expected + "(clean 2.100) |" in text
     assert "Changed in the recipes: batch=2." in text
@@ -67,16 +67,33 @@ def test_attacks(render):
     ]  # fmt: skip
     ball = {"epsilon": "1/10", "step": "1/40"}
     document = HEAD | {"images": 100, "clean": 0.95, "linf": ball, "l2": ball, "rows": rows}
-    text = render.training_page([], [document], [])
+    text = render.training_page([], [document], [], [])
     assert "| fgsm | 50.0% | 50.0% | 0 | 99.99% | 1.00 | 2.00 | yes |" in text
     assert "| pgd | 40.0% | 90.0% | 50 | – | 1.00 | 2.00 | no |" in text
+
+
+def test_carlini(render):
+    row = {
+        "setting": "coarse", "arguments": {"steps": 50, "constant": 1e-3}, "repeats": 3,
+        "images": 128, "images_per_second": 20.0, "success": 1.0, "mean_linf": 0.1239,
+        "median_linf": 0.1111, "images_alone": 4, "images_per_second_alone": 1.0,
+        "success_alone": 1.0, "mean_linf_alone": 0.125, "median_linf_alone": 0.112,
+        "images_art": 4, "images_per_second_art": 0.1, "success_art": 0.0, "mean_linf_art": None,
+        "median_linf_art": None,
+    }  # fmt: skip
+    text = render.training_page([], [], [HEAD | {"rows": [row]}], [])
+    assert "Some CPU, 2 threads, torch 2.13.0, commit abc, 2030-01-02." in text
+    assert "- coarse: steps 50, constant 0.001; runs: 3" in text
+    assert "| coarse | tla_ops | 128 | 20 | 200 × | 100% | 0.124 | 0.111 |" in text
+    assert "| coarse | tla_ops, one by one | 4 | 1 | 10 × | 100% | 0.125 | 0.112 |" in text
+    assert "| coarse | ART | 4 | 0.1 | 1 × | 0% | – | – |" in text
 
 
 def test_runs(render, tmp_path):
     smoke = RUN | {"smoke": True, "recipe": RECIPE | {"dataset": "cifar10"}}
     runs = {"mnist-tla": RUN, "cifar10-tla": smoke, "mnist-at": {"error": "no data"}}
     document = HEAD | {"runs": runs}
-    text = render.training_page([], [], [document])
+    text = render.training_page([], [], [], [document])
     assert "| mnist-tla | 2 | 61 | 97.0% ± 0.5% | 81.0% ± 1.2% |" in text
     assert "### cifar10 (a smoke run: steps are taken, nothing is learned)" in text
     assert "1 of 4 shards." in text
@@ -93,5 +110,5 @@ def test_the_page_in_docs_is_what_the_results_render_to(render):
         return [json.loads(path.read_text()) for path in sorted(results.glob(f"*/{name}.json"))]
 
     document = BENCHMARKS.parent / "docs" / "training.md"
-    pages = every("train"), every("attacks"), every("short_runs")
+    pages = (every(name) for name in ("train", "attacks", "carlini", "short_runs"))
     assert document.read_text() == render.training_page(*pages)

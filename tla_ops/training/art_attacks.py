@@ -89,49 +89,6 @@ def cw_l2(
     return _run("cw_l2", model, images, labels, classes, generate)
 
 
-def carlini_linf(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    confidence: float = 0.0,
-    steps: int = 1000,
-    learning_rate: float = 5e-3,
-    constant: float = 1e-3,
-    largest_constant: float = 2.0,
-    constant_factor: float = 2.0,
-    shrink: float = 0.9,
-    classes: int | None = None,
-    batch_size: int = 128,
-) -> Tensor:
-    """Carlini and Wagner's l-infinity attack (2017): the smallest largest change of a pixel that it
-    finds to fool the model. The defaults are the AT2L paper's.
-
-    It penalises what exceeds a bound, and lowers the bound by the factor ``shrink`` while it
-    succeeds. At each bound it tries constants from ``constant`` to below ``largest_constant``, each
-    ``constant_factor`` times the last, with at most ``steps`` of Adam for each. In ART the constant
-    weighs the loss that ends a run, not the gradient. It takes the images one by one, whatever
-    ``batch_size``: this is slow. An image for which nothing succeeds comes back as it is.
-    """
-
-    def generate(art: Any, job: _Job) -> Any:
-        attack = art.CarliniLInfMethod(
-            job.classifier,
-            confidence,
-            learning_rate=learning_rate,
-            max_iter=steps,
-            decrease_factor=shrink,
-            initial_const=constant,
-            largest_const=largest_constant,
-            const_factor=constant_factor,
-            batch_size=batch_size,
-            verbose=False,
-        )
-        return attack.generate(job.pixels, job.labels)
-
-    return _run("carlini_linf", model, images, labels, classes, generate)
-
-
 def jsma(
     model: nn.Module,
     images: Tensor,
