@@ -198,16 +198,14 @@ def test_the_ball_and_the_codes_are_exact(data):
     assert len(seen) == 3
     for codes in seen:
         assert ((codes >= least - 1e-6) & (codes <= most + 1e-6)).all()
-    # An image of the bucket nearest to the clean pixel is the clean pixel, or an end of it.
+    # A pixel stays in its own bucket, or is in the middle of what the ball has of another.
     codes = encoding(found)
     same = (codes == encoding(images)).unflatten(1, (channels, levels)).all(2)
     assert torch.equal(found[same], images[same])
     moved = codes.unflatten(1, (channels, levels)).sum(2)
-    upper = (levels + 1 - moved) / levels
-    down, up = found < images, found > images
-    assert torch.equal(found[down], upper[down].to(dtype))
-    below = ((levels - moved) / levels).to(dtype)[up]
-    assert torch.equal(found[up], torch.nextafter(below, below + 1))
+    top = ((levels + 1 - moved) / levels).to(dtype).minimum(high)
+    bottom = ((levels - moved) / levels).to(dtype).maximum(low)
+    torch.testing.assert_close(found[~same], ((bottom + top) / 2)[~same])
 
 
 def test_every_bucket_of_the_ball_is_found():
@@ -219,8 +217,8 @@ def test_every_bucket_of_the_ball_is_found():
     )
     # Buckets 3 to 8 of 10: (.2, .3] has .25, and (.7, .8] .75.
     values, counts = found.unique(return_counts=True)
-    ends = [0.3, 0.4, 0.5, 0.5, 0.6, 0.7]
-    assert values.tolist() == pytest.approx(ends)
+    middles = [0.275, 0.35, 0.5, 0.55, 0.65, 0.725]
+    assert values.tolist() == pytest.approx(middles)
     assert (counts / 4000 - 1 / 6).abs().max() < 0.03  # five standard errors
 
 
@@ -262,8 +260,8 @@ def test_steps_by_hand(random_start):
         x = images[b, c, i, j].item()
         own = math.ceil(x * levels) - 1
         picked = own if own in best else best[0]
-        bottom, top = bucket[picked]
-        expected = x if picked == own else (top if picked < own else bottom)
+        bottom, top = max(bucket[picked][0], x - 0.25, 0), min(bucket[picked][1], x + 0.25, 1)
+        expected = x if picked == own else (bottom + top) / 2
         assert got[b, c, i, j].item() == pytest.approx(expected, abs=1e-12)
 
 
@@ -285,6 +283,19 @@ def test_it_raises_the_loss_and_beats_random_buckets(trained, splits):
     assert cross_entropy_of(trained, straight, labels) > 2 * random
     found = accuracy(trained, attack(steps=10), labels)
     assert found < accuracy(trained, attack(steps=0), labels) - 0.15
+
+
+def test_what_is_stored_in_bytes_has_the_codes_that_were_found():
+    """As changes in units of a part of the radius, and as grey levels."""
+    images = (some_images(6, 1, 8, 8) * 255).round() / 255
+    model = linear_on_codes(1, 16, 64, torch.float32)
+    found = ls_pga(model, images, LABELS[:6] % 4, epsilon=Fraction(3, 10), steps=10, levels=16)
+    codes = ThermometerEncoding(16, 1)(found)
+    unit = 0.3 / 120
+    for stored in ((found * 255).round() / 255, images + ((found - images) / unit).round() * unit):
+        differ = (ThermometerEncoding(16, 1)(stored) != codes).any(1)
+        assert differ.double().mean() < 0.03
+    assert (codes != ThermometerEncoding(16, 1)(images)).any(1).double().mean() > 0.5
 
 
 def test_pixels_without_a_gradient_stay():

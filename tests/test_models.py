@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tla_ops.training import at2l_models, defended, methods
+from tla_ops.training import at2l_models, defended, methods, pretrained
 from tla_ops.training.models import MODELS, Classifier, build, lenet, mlp, resnet50, wrap, wrn
 from tla_ops.training.residual import Standardize, WideUnit
 
@@ -44,8 +44,9 @@ def parameters(model):
 
 
 def test_every_network_is_tested():
-    # Those in test_at2l_models.py and test_defended.py.
-    assert list(MODELS) == [*SMALLEST, *at2l_models.MODELS, *defended.MODELS]
+    # The rest in tests of their modules.
+    parts = (at2l_models, pretrained, defended)
+    assert list(MODELS) == [*SMALLEST, *(name for part in parts for name in part.MODELS)]
 
 
 @pytest.mark.parametrize("name", SMALLEST)

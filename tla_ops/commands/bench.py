@@ -52,6 +52,7 @@ def _add_table2(targets: Any) -> None:
             *("small", "lenet", "mlp", "convnet", "wrn", "resnet50"),
             *("mnist_a", "mnist_b", "mnist_c", "mnist_d", "gan_a", "gan_b", "gan_c", "gan_d"),
             *("vgg16", "vgg19", "inception_v3", "at2l_resnet50"),
+            *("timm", "thermometer", "randomized"),
         ],
         help="default: small on a CPU, wrn on a GPU",
     )

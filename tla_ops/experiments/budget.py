@@ -24,9 +24,10 @@ class Budget:
     negatives: list[int] | None = None
     repeats: int = 10
     rounds: int | None = None
-    learned: int | None = None
+    learned: dict[str, int] = field(default_factory=dict)
     width: float = 1.0
     cw_steps: int | None = None
+    gan: dict[str, Any] = field(default_factory=dict)
     gan: dict[str, Any] = field(default_factory=dict)
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tla_ops.experiments.lab import Lab, Setting, Trained, digest, identified, read_json
 from tla_ops.experiments.threat import CODE, Threat
 from tla_ops.experiments.variants import changed
-from tla_ops.training import adversarial_set, family
+from tla_ops.training import family, set_builder
 from tla_ops.training.adversarial_set import AdversarialSet
 from tla_ops.training.data import Dataset
 from tla_ops.training.files import write_json
@@ -116,7 +116,7 @@ def stored(
     made: dict[Threat, AdversarialSet] = {}
     for group in _groups(threats):
         wanted = [_wanted(lab, folder, member, threat, images) for threat in group]
-        attack: adversarial_set.Family = adversarial_set.only(group[0].attack(lab.seed))
+        attack: set_builder.Family = set_builder.only(group[0].attack(lab.seed))
         if len(group) > 1:
             longest = max(group, key=lambda threat: threat.step)
             attack = partial(
@@ -125,9 +125,7 @@ def stored(
                 step=longest.step,
                 steps=longest.steps,
             )
-        sets = adversarial_set.build(
-            wanted, attack, member.model, images, batch=BATCH, seed=lab.seed
-        )
+        sets = set_builder.build(wanted, attack, member.model, images, batch=BATCH, seed=lab.seed)
         made |= zip(group, sets, strict=True)
     return [made[threat] for threat in threats]
 
@@ -144,7 +142,7 @@ def _groups(threats: Sequence[Threat]) -> list[list[Threat]]:
 
 def _wanted(
     lab: Lab, folder: Path, member: Trained, threat: Threat, images: ImageSet
-) -> adversarial_set.Wanted:
+) -> set_builder.Wanted:
     about = {
         "code": CODE,
         "threat": threat.as_dict(),
@@ -153,12 +151,12 @@ def _wanted(
         "images": identified(images),
     }
     place = folder / f"{threat.kind}-{digest(about, lab.seed)[:16]}"
-    return adversarial_set.Wanted(threat.kind, place, about, threat.epsilon or None)
+    return set_builder.Wanted(threat.kind, place, about, threat.epsilon or None)
 
 
 def fewer(lab: Lab, setting: Setting) -> Dataset:
     """The setting's data set with at most the budget's training images, a stratified choice."""
-    data, count = lab.dataset(setting.dataset), lab.budget.learned
+    data, count = lab.dataset(setting.dataset), lab.budget.learned.get(setting.dataset)
     if count is None or count >= len(data.train):
         return data
     return data._replace(train=hold_out(data.train, count)[1])

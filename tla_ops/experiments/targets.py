@@ -19,6 +19,17 @@ THREE = ("at", "alp", "tla")
 ROUNDS = ("at2l-pretrain", "at2l-round")
 AT2L = ("cats-vs-dogs", "mnist", "cifar10")
 
+
+def _thermometer(*tables: tuple[str, str, str]) -> list[Target]:
+    return [
+        Target(
+            f"at2l/{table}", f"Thermometer codes with triplets, {how} attack", "at2l.thermometer",
+            (dataset,), ROUNDS, arguments={"table": table}, sets=WEIGHTS,
+        )
+        for table, how, dataset in tables
+    ]  # fmt: skip
+
+
 _TARGETS = [
     Target(
         "tla/table1", "Accuracy under l∞ attacks", "tla.table1", ALL, TABLE1,
@@ -103,6 +114,16 @@ _TARGETS = [
         "at2l/fig3", "Triplet regularisation alone", "at2l.curves", ("mnist",), ROUNDS,
         arguments={"figure": "fig3"}, sets=WEIGHTS,
     ),
+    *_thermometer(("table1", "known", "cifar10")),
+    Target(
+        "at2l/table2", "Random resizing and padding, unknown to the attacker",
+        "at2l.randomization", ("imagenet",), ("at2l-round",), extras=("art",),
+        arguments={"table": "table2"}, sets=WEIGHTS,
+    ),
+    Target(
+        "at2l/table3", "Defense-GAN with triplets", "at2l.defense_gan", ("mnist",), ROUNDS,
+        arguments={"table": "table3"}, sets=WEIGHTS,
+    ),
     *(
         Target(
             f"at2l/app-table{number}", f"Rounds of AT2L, {how} attack", "at2l.rounds_table",
@@ -112,6 +133,24 @@ _TARGETS = [
             (4, "known", "cats-vs-dogs"), (5, "unknown", "cats-vs-dogs"), (7, "known", "mnist"),
             (8, "unknown", "mnist"), (9, "known", "cifar10"), (10, "unknown", "cifar10"),
         )
+    ),
+    *_thermometer(
+        ("app-table11", "known", "mnist"), ("app-table12", "known", "cifar10"),
+        ("app-table13", "unknown", "mnist"), ("app-table14", "unknown", "cifar10"),
+    ),
+    *(
+        Target(
+            f"at2l/app-table{number}", f"Random resizing and padding, {how}",
+            "at2l.randomization", ("imagenet",), ("at2l-round",), extras=("art",),
+            arguments={"table": f"app-table{number}"}, sets=WEIGHTS,
+        )
+        for number, how in (
+            (15, "unknown to the attacker"), (16, "attacked over fixed patterns")
+        )
+    ),
+    Target(
+        "at2l/app-table17", "Defense-GAN, adversarial training and AT2L", "at2l.defense_gan",
+        ("mnist",), ROUNDS, arguments={"table": "app-table17"}, sets=WEIGHTS,
     ),
 ]  # fmt: skip
 TARGETS: dict[str, Target] = {target.name: target for target in _TARGETS}

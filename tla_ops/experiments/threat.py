@@ -34,7 +34,7 @@ class Threat:
     ball's radius; for "cw_l2" the largest l2 change that counts as a success, for "deepfool" the
     same, 0 being no limit, for "carlini" the largest l-infinity change, 0 being no limit, and for
     "jsma" the largest share of pixels that may change. The ``step`` of "ls_pga" is in units of its
-    logits.
+    logits, that of "carlini" Adam's learning rate.
     """
 
     kind: str
@@ -51,14 +51,18 @@ class Threat:
     """Of LS-PGA: those of the model's thermometer codes."""
 
     def within(self, budget: Budget) -> Threat:
-        """The same attack with at most the budget's steps, restarts and queries."""
+        """The same attack with at most the budget's steps, restarts and queries; fewer steps of
+        "carlini" are longer by as much, since its way is a long one.
+        """
 
         def least(value: int, limit: int | None) -> int:
             return value if limit is None else min(value, limit)
 
+        steps = least(self.steps, budget.cw_steps if self.kind == "carlini" else budget.steps)
         return replace(
             self,
-            steps=least(self.steps, budget.cw_steps if self.kind == "carlini" else budget.steps),
+            step=self.step * self.steps / steps if self.kind == "carlini" else self.step,
+            steps=steps,
             restarts=least(self.restarts, budget.restarts),
             queries=least(self.queries, budget.queries),
         )
@@ -160,7 +164,7 @@ def _in_ball(attack: Attack, radius: Fraction, order: float = 2) -> Attack:
 
 def _carlini(threat: Threat, seed: int) -> Attack:
     carlini = import_module("tla_ops.training.carlini")
-    attack = partial(carlini.carlini_linf, steps=threat.steps)
+    attack = partial(carlini.carlini_linf, steps=threat.steps, learning_rate=float(threat.step))
     return _in_ball(attack, threat.epsilon, torch.inf) if threat.epsilon else attack
 
 

@@ -109,9 +109,9 @@ def ls_pga(
     Each pixel has a logit for every bucket that meets its ball. The model is given the mixture of
     their codes with the softmax of the logits over a temperature, and the logits climb by the sign
     of their gradient while the temperature falls; at the end a pixel takes its bucket of the
-    largest logit, its own in a tie. That is turned back into an image: in each bucket the value
-    nearest to the clean pixel. So the image is in the l-infinity ball, and its codes are those that
-    were found.
+    largest logit, its own in a tie. That is turned back into an image: a pixel in its own bucket
+    stays, and another goes to the middle of what the ball has of the bucket. So the image is in the
+    l-infinity ball, its codes are those that were found, and rounding seldom changes them.
 
     Args:
         model: takes codes (B, C·levels, H, W): a :class:`ThermometerEncoding` in front of a
@@ -167,7 +167,8 @@ def ls_pga(
         own = _bucket(images, bounds)
         tied = logits.gather(2, own) == logits.amax(2, keepdim=True)
         picked = torch.where(tied, own, logits.argmax(2, keepdim=True))
-        return _nearest_in(picked.squeeze(2), images, bounds)
+        middle = _middle_of(picked, low, high, bounds)
+        return torch.where(picked == own, images.unsqueeze(2), middle).squeeze(2)
 
 
 def _gradient_of_mixture(
@@ -190,12 +191,13 @@ def _bucket(images: Tensor, bounds: Tensor) -> Tensor:
     return torch.bucketize(images.contiguous(), bounds).unsqueeze(2)
 
 
-def _nearest_in(buckets: Tensor, images: Tensor, bounds: Tensor) -> Tensor:
-    """In each pixel's bucket, above one of the ``bounds`` and at most the next, the value nearest
-    to the pixel's own.
+def _middle_of(buckets: Tensor, low: Tensor, high: Tensor, bounds: Tensor) -> Tensor:
+    """Of each pixel's bucket (B, C, 1, H, W), above one of the ``bounds`` and at most the next, the
+    middle of what lies in its ball, from ``low`` to ``high`` (B, C, H, W).
     """
     above = torch.cat([bounds.new_zeros(1), torch.nextafter(bounds[:-1], bounds[1:])])
-    return images.clamp(above[buckets], bounds[buckets])
+    bottom = torch.maximum(above[buckets], low.unsqueeze(2))
+    return (bottom + torch.minimum(bounds[buckets], high.unsqueeze(2))) / 2
 
 
 def _bounds(images: Tensor, levels: int) -> Tensor:

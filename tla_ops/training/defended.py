@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from tla_ops.training.classifier import Classifier, Shape
-from tla_ops.training.defences import ThermometerEncoding, behind
+from tla_ops.training.defences import RandomResizePad, ThermometerEncoding, behind
+
+ENLARGED = Fraction(331, 299)
+"""The largest side that Xie et al. (2018) show a network, by the image's."""
 
 
 def thermometer(
@@ -39,4 +44,43 @@ def thermometer(
     return behind(encoding, build(network, classes, coded, **(options or {})), image_shape)
 
 
-MODELS: dict[str, Callable[..., Classifier]] = {"thermometer": thermometer}
+def randomized(
+    classes: int = 10,
+    image_shape: Shape = (1, 8, 8),
+    network: str = "small",
+    smallest: int | None = None,
+    side: int | None = None,
+    value: float = 0.0,
+    options: Mapping[str, Any] | None = None,
+) -> Classifier:
+    """A network behind random resizing and padding (Xie et al. 2018), in training and evaluation:
+    :class:`defences.RandomResizePad` in front of it.
+
+    Args:
+        network: its name in ``models.MODELS``; it is made for images (C, side, side).
+        smallest: the side that images are resized to at least; None: their own, the longer one.
+        side: what they are padded to; None: ``smallest`` times 331/299, as in that paper, rounded
+            up.
+        value: of the padding.
+        options: what else the network's builder takes, such as ``units`` of "wrn".
+
+    Weights of a network for another size fit where it ends in a global pooling, and where ``side``
+    is that size; then ``smallest`` is below it, and what the network sees is smaller.
+
+    Raises:
+        ValueError: as ``models.build`` for the network, and where ``smallest`` is not below
+            ``side``.
+    """
+    from tla_ops.training.models import build  # whose list has this builder
+
+    smallest = max(image_shape[1:]) if smallest is None else smallest
+    side = ceil(smallest * ENLARGED) if side is None else side
+    layers = RandomResizePad(smallest, side, value)
+    padded = (image_shape[0], side, side)
+    return behind(layers, build(network, classes, padded, **(options or {})), image_shape)
+
+
+MODELS: dict[str, Callable[..., Classifier]] = {
+    "thermometer": thermometer,
+    "randomized": randomized,
+}

@@ -7,32 +7,39 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` as indented JSON, see :func:`plain`."""
+def write_json(path: Path, content: dict[str, Any], *, sync: bool = True) -> None:
+    """Write ``content`` as indented JSON, see :func:`plain` and :func:`write_atomically`."""
     text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()), sync=sync)
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let ``write`` fill a temporary file in ``path``'s folder, made if needed, and rename it."""
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any], *, sync: bool = True) -> None:
+    """Let ``write`` fill a temporary file in ``path``'s folder, made if needed, and rename it.
+
+    Without ``sync`` the system decides when it reaches the disk: it is whole whatever becomes of
+    the process, and may be lost or damaged if the machine stops.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         # mkstemp makes the file private; a result is as readable as any other new file.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):  # a signal may come right after the renaming
+            os.unlink(temporary)
         raise
 
 

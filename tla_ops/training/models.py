@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from tla_ops.training import at2l_models, defended
+from tla_ops.training import at2l_models, defended, pretrained
 from tla_ops.training.classifier import Classifier as Classifier
 from tla_ops.training.classifier import Shape as Shape
 from tla_ops.training.classifier import wrap as wrap
@@ -130,11 +130,12 @@ MODELS: dict[str, Callable[..., Classifier]] = {
     "wrn": wrn,
     "resnet50": resnet50,
     **at2l_models.MODELS,
+    **pretrained.MODELS,
     **defended.MODELS,
 }
 
 
-def build(name: str, classes: int, image_shape: Shape, **options: Any) -> Classifier:
+def build(name: str, classes: int, image_shape: Shape, /, **options: Any) -> Classifier:
     """A new network of ``MODELS``.
 
     Args:

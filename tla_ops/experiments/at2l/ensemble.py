@@ -13,7 +13,8 @@ from tla_ops.experiments.rounds import Plan, rounds
 from tla_ops.experiments.threat import Threat
 from tla_ops.training.recipe import Recipe
 
-CW_STEPS = 1000
+CW = Threat("carlini", step=Fraction(5, 1000), steps=1000)
+"""The paper's C&W, appendix A; its constants are the attack's defaults."""
 WEIGHTS = {"at": ("weight",), "at2l": (), "tr": ("adversarial_weight",)}
 """Of equation 2, what a method has at 0: adversarial training is without the triplets, the
 regulariser alone without the adversarial images' cross entropy."""
@@ -72,7 +73,7 @@ def threat(recipe: Recipe, kind: str) -> Threat:
     if kind == "clean":
         return Threat("clean")
     if kind == "cw":
-        return Threat("carlini", steps=CW_STEPS)
+        return CW
     if kind in ("fgsm", "ll"):
         return Threat(kind, recipe.epsilon, steps=1)
     return Threat(kind, recipe.epsilon, recipe.attack_step, recipe.attack_steps, early_stop=False)
