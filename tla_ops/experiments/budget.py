@@ -28,7 +28,6 @@ class Budget:
     width: float = 1.0
     cw_steps: int | None = None
     gan: dict[str, Any] = field(default_factory=dict)
-    gan: dict[str, Any] = field(default_factory=dict)
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def overrides(self, dataset: str, recipe: str = "") -> list[str]:
