@@ -218,8 +218,8 @@ def test_a_carlini_success_outside_the_ball_is_none(problem, monkeypatch):
     model, _, images, labels = problem
     moves, seen = torch.linspace(0, 0.4, len(images)), []
 
-    def moved(model, images, labels, *, steps):
-        seen.append(steps)
+    def moved(model, images, labels, *, steps, learning_rate):
+        seen.append((steps, learning_rate))
         found = images.clone()
         found[:, :, 0] += moves.view(-1, 1, 1)
         return found
@@ -227,14 +227,14 @@ def test_a_carlini_success_outside_the_ball_is_none(problem, monkeypatch):
     fake = ModuleType("carlini")
     fake.carlini_linf = moved
     monkeypatch.setitem(sys.modules, "tla_ops.training.carlini", fake)
-    found = Threat("carlini", RADIUS, steps=9).attack(0)(model, images, labels)
+    found = Threat("carlini", RADIUS, STEP, 9).attack(0)(model, images, labels)
     inside = moves <= float(RADIUS)
     assert 0 < inside.sum() < len(images)
-    free = moved(model, images, labels, steps=9)
+    free = moved(model, images, labels, steps=9, learning_rate=0.05)
     assert torch.equal(found[inside], free[inside])
     assert torch.equal(found[~inside], images[~inside])
-    assert torch.equal(Threat("carlini", steps=9).attack(0)(model, images, labels), free)
-    assert seen == [9, 9, 9]
+    assert torch.equal(Threat("carlini", step=STEP, steps=9).attack(0)(model, images, labels), free)
+    assert seen == [(9, 0.05)] * 3
 
 
 def test_what_is_kept_knows_the_sources_of_attacks(monkeypatch):
@@ -325,6 +325,6 @@ def test_autoattack_takes_any_seed(problem, art):
     assert lengths(found[0], few[0]).max() <= 8 / 50 + 1e-5
 
 
-def test_what_is_slow_is_arts():
-    assert set(SLOW) == {"autoattack", "deepfool", "cw_l2", "jsma"}
+def test_what_is_slow():
+    assert set(SLOW) == {"autoattack", "deepfool", "cw_l2", "jsma", "carlini"}
     assert set(SLOW) < set(KINDS)
