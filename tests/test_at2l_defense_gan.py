@@ -225,6 +225,29 @@ def test_how_they_are_trained(tmp_path, fakes):
     }
 
 
+@pytest.mark.parametrize(
+    ("count", "overrides", "epochs"),
+    [(90, (), {10}), (30, (), {10, 30}), (40, (), {10, 22}), (30, ("epochs=3",), {3}),
+     (30, ("epochs=null", "max_steps=7"), {None})],
+)  # fmt: skip
+def test_few_images_are_learned_from_for_as_many_steps(
+    count, overrides, epochs, tmp_path, fakes, monkeypatch
+):
+    made = defense_gan.reconstructed
+
+    def some(lab, setting, gan):
+        data, projections = made(lab, setting, gan)
+        return data._replace(train=data.train.subset(torch.arange(count))), projections
+
+    monkeypatch.setattr(defense_gan, "reconstructed", some)
+    lab = Asked(tmp_path, overrides=overrides)
+    defense_gan.run(lab, "table3")
+    assert {recipe.epochs for recipe, _ in lab.pretrained} == epochs
+    if len(epochs) > 1:
+        lengths = {data is None: recipe.epochs for recipe, data in lab.pretrained}
+        assert lengths == {True: min(epochs), False: max(epochs)}
+
+
 def test_numbers_are_of_every_projection_once(tmp_path, fakes):
     result = defense_gan.run(Asked(tmp_path), "app-table17")
     found = result.numbers["mnist"]
@@ -254,7 +277,7 @@ def test_what_the_budget_changes(tmp_path, fakes):
     assert {str(plan.recipe.model_options) for plan, _ in fakes[0]} == {"{'width': 0.25}"}
     notes = " ".join(result.tables[0].notes)
     assert "by 5 steps from 10 starts" in notes
-    assert "90 projected training images" in notes
+    assert "90 projected training images, for as many steps as others do from all" in notes
     assert "λ1 = 0.3, λ2 = 0.5, α = 2.0" in notes
     assert "FGSM: ε = 3/10" in notes
     assert "after 7 steps of 50 images: printed layout, 1 times the channels, 128 latent" in notes
@@ -271,7 +294,9 @@ def test_network_a_in_a_real_lab(tmp_path, monkeypatch):
         **{"steps": 2, "layout": "source", "width": 0.02, "latent_dim": 4, "batch": 4},
         **{"iterations": 2, "restarts": 2, "images": 60},
     }
-    budget = Budget("smoke", images=20, slow_images=3, learned=60, width=0.05, cw_steps=2, gan=gan)
+    budget = Budget(
+        "smoke", images=20, slow_images=3, learned={"digits": 60}, width=0.05, cw_steps=2, gan=gan
+    )
     data = {"digits": made_up("digits")}
     overrides = ("val_images=20", "val_steps=1", "batch=10", "max_steps=2", "attack_steps=1")
     lab = Watched(tmp_path, data, budget, overrides=overrides)

@@ -6,7 +6,7 @@ the GAN makes of the training images, and classifies what it makes of the image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ LOSS = ("adversarial_weight", "weight", "margin")
 ALONE = (
     "Attacks are on the classifier alone. With Defense-GAN what they find is projected before it "
     "is classified, by {iterations} steps from {restarts} starts, and the classifier learns from "
-    "{images:,} projected training images."
+    "{images:,} projected training images, for as many steps as others do from all."
 )
 ROUND = (
     "Adv. train, AT2L and the triplets: one round of Algorithm 1 against FGSM; λ1 = {}, λ2 = {}, "
@@ -93,7 +93,8 @@ class Defended:
         options = f"{{width: {lab.budget.width}}}" if lab.budget.width != 1 else "{}"
         variation = [f"model={NETWORKS[network]}", f"model_options={options}"]
         data = self.dataset if method in PROJECTING else None
-        start = lab.trained(setting, "at2l-pretrain", *variation, data=data)
+        length = [] if data is None else self.epochs(variation)
+        start = lab.trained(setting, "at2l-pretrain", *variation, *length, data=data)
         if method in ("um", "defense-gan"):
             return start
         variation += [f"{key}={self.said[key]}" for key in LOSS]
@@ -101,6 +102,16 @@ class Defended:
         recipe = lab.recipe(setting.dataset, "at2l-round", *variation)
         plan = Plan(recipe, start, (threat(recipe, "fgsm"),), dataset=data)
         return rounds(lab, setting, plan, 1)[1]
+
+    def epochs(self, variation: Sequence[str]) -> list[str]:
+        """An override by which a network learns from the GAN's images for as many steps as from all
+        training images.
+        """
+        recipe = self.lab.recipe(self.setting.dataset, "at2l-pretrain", *variation)
+        if recipe.epochs is None:
+            return []
+        whole = len(self.lab.dataset(self.setting.dataset).train)
+        return [f"epochs={round(recipe.epochs * whole / len(self.dataset.train))}"]
 
     def error(self, network: str, method: str, column: str) -> tuple[float, float]:
         """Share of test images that are misclassified under a column's attack, and its standard
