@@ -28,9 +28,9 @@ SMALL = (
 )  # fmt: skip
 COUNT = 30
 SHAPE = (1, 2, 4)
-NUMBER, ROW, MEMBER, TIMES = (0, 0), (0, 1), (0, 2), (0, 3)
-"""Pixels: an image's number among all training images, a thousandth each, and, of an adversarial
-image, its row, its member, and how many images it is the adversarial one of."""
+NUMBER, ROW, MEMBER, TIMES = range(4)
+"""Pixels of the first line, in thousandths: an image's number among all training images; and, of an
+adversarial image, its row, its member, and its attack."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +44,7 @@ def data():
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(COUNT, *SHAPE, generator=generator) * 0.5
     images[:, 0, 0] = 0
-    images[:, 0, *NUMBER] = torch.arange(COUNT) / 1000
+    images[:, 0, 0, NUMBER] = torch.arange(COUNT) / 1000
     train = ImageSet(images, torch.arange(COUNT) * 3 // COUNT)
     return Dataset("digits", train, train, 3, ())
 
@@ -94,9 +94,9 @@ class Marking:
         made = []
         for attack in range(self.attacks):
             moved = clean.clone()
-            moved[:, 0, *ROW] = torch.arange(len(clean)) / 1000
-            moved[:, 0, *MEMBER] = member / 1000
-            moved[:, 0, *TIMES] = attack / 1000
+            moved[:, 0, 0, ROW] = torch.arange(len(clean)) / 1000
+            moved[:, 0, 0, MEMBER] = member / 1000
+            moved[:, 0, 0, TIMES] = attack / 1000
             signs = flat(path)[:4].sign().view(1, 4) / 10
             moved[:, 0, 1] = (clean[:, 0, 1] + signs).clamp(0, 1)
             name = f"{path.parent.name}-{path.stem}-{attack}-{len(self.asked)}"
@@ -134,7 +134,7 @@ def seen(monkeypatch):
 
 
 def thousandths(images, pixel):
-    return (images[:, 0, *pixel] * 1000).round().long().tolist()
+    return (images[:, 0, 0, pixel] * 1000).round().long().tolist()
 
 
 def run(data, output, start, sets, count, *overrides, **options):
@@ -482,7 +482,7 @@ def test_rounds_of_another_length_are_not_gone_on_with(steps, data, tmp_path, st
 
 def test_another_recipe_is_not_gone_on_with(data, tmp_path, start, sets):
     run(data, tmp_path / "run", start, sets, 1)
-    with pytest.raises(RunError, match="weight was 0.7, is 0.0"):
+    with pytest.raises(RunError, match=r"weight was 0\.7, is 0\.0"):
         run(data, tmp_path / "run", start, sets, 2, "weight=0")
 
 
@@ -498,7 +498,7 @@ def test_arguments(data, tmp_path, start, sets, monkeypatch):
         run(data, tmp_path / "run", start, sets, 1, "val_images=30")
     with pytest.raises(RunError, match="batch must be at most 20 training images, got 21"):
         run(data, tmp_path / "run", start, sets, 1, "batch=21")
-    with pytest.raises(RunError, match="augment must be none for stored .*, got crop"):
+    with pytest.raises(RunError, match=r"augment must be none for stored .*, got crop"):
         run(data, tmp_path / "run", start, sets, 1, "augment=crop_flip")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunError, match="one process, not under torchrun"):
