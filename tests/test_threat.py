@@ -115,6 +115,20 @@ def test_a_budget_caps_and_raises_nothing():
     assert Threat("clean").within(Budget("smoke", steps=5)) == Threat("clean")
 
 
+def test_fewer_steps_of_carlini_are_longer_ones():
+    """As far as it goes in all, whatever number of steps other attacks have."""
+    threat = Threat("carlini", step=Fraction(1, 200), steps=1000)
+    assert threat.within(Budget("full", steps=5)) == threat
+    capped = threat.within(Budget("smoke", steps=5, cw_steps=50))
+    assert capped == replace(threat, step=Fraction(1, 10), steps=50)
+    assert capped.within(Budget("smoke", cw_steps=50)) == capped
+    assert threat.within(Budget("smoke", cw_steps=3)).step == Fraction(5, 3)
+    assert threat.within(Budget("smoke", cw_steps=2000)) == threat
+    other = Threat("bim", RADIUS, STEP, steps=100)
+    assert other.within(Budget("smoke", cw_steps=2)) == other
+    assert other.within(Budget("smoke", steps=2)) == replace(other, steps=2)
+
+
 @pytest.mark.parametrize(
     ("threat", "text"),
     [
@@ -218,8 +232,8 @@ def test_a_carlini_success_outside_the_ball_is_none(problem, monkeypatch):
     model, _, images, labels = problem
     moves, seen = torch.linspace(0, 0.4, len(images)), []
 
-    def moved(model, images, labels, *, steps):
-        seen.append(steps)
+    def moved(model, images, labels, *, steps, learning_rate):
+        seen.append((steps, learning_rate))
         found = images.clone()
         found[:, :, 0] += moves.view(-1, 1, 1)
         return found
@@ -227,14 +241,16 @@ def test_a_carlini_success_outside_the_ball_is_none(problem, monkeypatch):
     fake = ModuleType("carlini")
     fake.carlini_linf = moved
     monkeypatch.setitem(sys.modules, "tla_ops.training.carlini", fake)
-    found = Threat("carlini", RADIUS, steps=9).attack(0)(model, images, labels)
+    threat = Threat("carlini", RADIUS, Fraction(1, 200), steps=9)
+    found = threat.attack(0)(model, images, labels)
     inside = moves <= float(RADIUS)
     assert 0 < inside.sum() < len(images)
-    free = moved(model, images, labels, steps=9)
+    free = moved(model, images, labels, steps=9, learning_rate=0.005)
     assert torch.equal(found[inside], free[inside])
     assert torch.equal(found[~inside], images[~inside])
-    assert torch.equal(Threat("carlini", steps=9).attack(0)(model, images, labels), free)
-    assert seen == [9, 9, 9]
+    unbounded = replace(threat, epsilon=Fraction(0))
+    assert torch.equal(unbounded.attack(0)(model, images, labels), free)
+    assert seen == [(9, 0.005)] * 3
 
 
 def test_what_is_kept_knows_the_sources_of_attacks(monkeypatch):
@@ -325,6 +341,6 @@ def test_autoattack_takes_any_seed(problem, art):
     assert lengths(found[0], few[0]).max() <= 8 / 50 + 1e-5
 
 
-def test_what_is_slow_is_arts():
-    assert set(SLOW) == {"autoattack", "deepfool", "cw_l2", "jsma"}
+def test_what_is_slow_is_arts_and_carlini():
+    assert set(SLOW) == {"autoattack", "deepfool", "cw_l2", "jsma", "carlini"}
     assert set(SLOW) < set(KINDS)
