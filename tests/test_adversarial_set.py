@@ -6,7 +6,6 @@ import tracemalloc
 from fractions import Fraction
 from functools import partial
 
-import numpy
 import pytest
 import torch
 from chance import chi_square
@@ -19,6 +18,8 @@ from tla_ops.training.adversarial_set import AdversarialSet, AdversarialSetError
 from tla_ops.training.attacks import fgsm
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.models import small
+
+numpy = pytest.importorskip("numpy", reason="sets are NumPy files: extra [train]")
 
 RADII = [Fraction(3, 10), Fraction(8, 255), Fraction(1, 1000), Fraction(1), Fraction(3, 16)]
 ULP = 2.0**-23

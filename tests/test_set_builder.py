@@ -21,6 +21,8 @@ from tla_ops.training.family import KINDS, gradient_family
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.set_builder import Wanted, build, only
 
+pytest.importorskip("numpy", reason="sets are NumPy files: extra [train]")
+
 EPSILON, STEP = Fraction(3, 10), Fraction(3, 100)
 PGD = partial(attacks.pgd, epsilon=EPSILON, step=STEP, steps=2)
 FAMILY = partial(gradient_family, epsilon=EPSILON, step=STEP, steps=3)
@@ -351,21 +353,21 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_bytes(tmp_path):
 
 def test_a_replacement_that_is_interrupted_never_opens_as_either(tmp_path):
     (old,), _ = pgd(tmp_path / "old")
-    values = old.changes.copy()
-    pgd(tmp_path / "whole", about={"model": "new"})
+    values, new = old.changes.copy(), {"about": {"model": "new"}, "seed": 1}
+    pgd(tmp_path / "whole", **new)
     whole, opened, moment = files(tmp_path / "whole"), [], 0
     while not opened or opened[-1] != "new":
         moment += 1
         folder = tmp_path / str(moment)
         (before,), _ = pgd(folder)
         with pytest.MonkeyPatch.context() as patch, suppress(Interrupted):
-            pgd(folder, about={"model": "new"}, family=stopped(patch, moment, only(PGD)))
+            pgd(folder, **new, family=stopped(patch, moment, only(PGD)))
         opened.append("nothing")
         if opens(folder / "pgd"):
             kept = AdversarialSet(folder / "pgd")
             opened[-1] = kept.about.get("model", "old")
             assert opened[-1] == "new" or (kept.changes == values).all()
-        pgd(folder, about={"model": "new"})
+        pgd(folder, **new)
         assert files(folder) == whole
         assert (before.changes == values).all()
     assert opened[0] == "old"
@@ -482,16 +484,21 @@ def moved(by):
 @pytest.mark.parametrize(
     ("attack", "match"),
     [
-        (moved(0.5), r"any must return images in \[0, 1\] within 3/10 of .* within 0.5$"),
-        (moved(-1.5), r"any must return images in \[0, 1\]"),
-        (moved(float("nan")), r"any must return images in \[0, 1\] .* got nan..nan"),
-        (only(lambda model, images, labels: images[:2]), r"any must return images \(5, 1, 3, 4\)"),
+        (
+            only(lambda model, images, labels: 1 - images),
+            r"images in \[0, 1\] within 3/10 of the clean ones, got 0.1\.\.0.9 within 0.8$",
+        ),
+        (moved(-0.2), r"images in \[0, 1\] .*, got -0.1\.\.0.7 within 0.2$"),
+        (moved(0.2), r"images in \[0, 1\] .*, got 0.3\.\.1.1 within 0.2$"),
+        (moved(float("nan")), r"images in \[0, 1\] .*, got nan\.\.nan"),
+        (only(lambda model, images, labels: images[:2]), r"images \(5, 1, 3, 4\), got \(2, 1"),
     ],
 )
 def test_an_attack_that_does_not_keep_to_its_ball(attack, match, tmp_path):
-    data = image_set(torch.full((7, 1, 3, 4), 0.45))
-    with pytest.raises(ValueError, match=f"build: {match}"):
-        run(tmp_path, attack, ["any"], data=data)
+    images = torch.full((7, 1, 3, 4), 0.1)
+    images[0] = 0.9
+    with pytest.raises(ValueError, match=f"build: any must return {match}"):
+        run(tmp_path, attack, ["any"], data=image_set(images))
     assert opens(tmp_path / "any") == 0
 
 

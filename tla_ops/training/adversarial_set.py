@@ -142,12 +142,10 @@ class Mixture:
         for number, part in enumerate(self.sets):
             (mine,) = (which.numpy() == number).nonzero()
             stored[torch.from_numpy(mine)] = torch.from_numpy(part.changes[wanted[mine]]).half()
-        clean = clean.detach()
-        # Tensors, since CUDA divides by a number as it multiplies by its rounded inverse.
+        # All levels over themselves are 1, so that no change exceeds the radius. By a tensor: CUDA
+        # divides by a number as it multiplies by its inverse, which was rounded.
         levels, radius = self._scales[which].to(clean).view(-1, 2, 1, 1, 1).unbind(1)
-        moved = clean + stored.to(clean) / levels * radius
-        low, high = (clean - radius).clamp_(min=0), (clean + radius).clamp_(max=1)
-        return moved.clamp_(low, high)
+        return (clean.detach() + stored.to(clean) / levels * radius).clamp_(0, 1)
 
 
 class Stored:
