@@ -25,14 +25,15 @@ def over(model, **options):
     return Patterns(model, SHAPE, **({"smallest": 8, "side": 11, "value": 0.3} | options)).eval()
 
 
-def test_logits_are_their_mean_over_the_patterns(device):
+@pytest.mark.parametrize("count", [1, 4, 30, 70])
+def test_logits_are_their_mean_over_the_patterns(count, device):
     model = network().to(device)
     target = over(model)
     assert len(target.patterns) > 10
-    images = torch.rand(4, *SHAPE, device=device)
+    images = torch.rand(count, *SHAPE, device=device)
     logits = []
     for size, top, left in target.patterns:
-        numbers = [torch.full((4,), number, device=device) for number in (size, top, left)]
+        numbers = [torch.full((count,), number, device=device) for number in (size, top, left)]
         logits.append(model(resize_and_pad(images, *numbers, side=11, value=0.3)))
     expected = torch.stack(logits).mean(0)
     torch.testing.assert_close(target(images), expected)
@@ -78,11 +79,15 @@ def kept_for_backward(model, images):
     return total
 
 
-def test_memory_is_that_of_one_pattern():
-    model, images = network(), torch.rand(16, *SHAPE)
-    one, ten = (kept_for_backward(over(model, count=count), images) for count in (1, 10))
-    assert ten < one + 10 * images.numel()
-    assert ten < kept_for_backward(model, torch.rand(16, 2, 11, 11))
+@pytest.mark.parametrize(("count", "most"), [(16, 64), (80, 80)])
+def test_memory_does_not_grow_with_the_patterns(count, most):
+    model, images, seen = network(), torch.rand(count, *SHAPE), []
+    target = over(model)
+    model.body.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    kept = kept_for_backward(target, images)
+    assert max(seen) == most
+    assert sum(seen) == count * len(target.patterns)
+    assert kept < kept_for_backward(model, torch.rand(count, 2, 11, 11))
 
 
 def test_an_attack_is_on_all_patterns():

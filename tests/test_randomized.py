@@ -44,28 +44,31 @@ def test_a_network_behind_random_layers():
     assert not torch.allclose(found, model(images))  # in evaluation, too
 
 
-def test_weights_of_the_images_own_size():
-    """A global pooling takes any size; other networks keep theirs, and see smaller images."""
-    wrn = {"units": 1, "widen": 1}
-    for network, options, sizes in (
-        ("wrn", wrn, {}), ("small", {}, {"smallest": 29, "side": 32}),
-    ):  # fmt: skip
-        trained = build(network, 10, (3, 32, 32), **options)
-        kept = {
-            key.replace("body.", "body.1.", 1): value for key, value in trained.state_dict().items()
-        }
-        model = build(
-            "randomized", 10, (3, 32, 32), network=network, options=options, **sizes
-        ).eval()
-        model.load_state_dict(kept)
-        assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        build("randomized", 10, (3, 32, 32), network="small").load_state_dict(kept)
+def test_nothing_is_random_of_one_size():
+    torch.manual_seed(0)
+    sizes = {"smallest": 20, "side": 20}
+    model = randomized(5, (1, 8, 10), options={"dim": 16}, **sizes).eval()
+    network = build("small", 5, (1, 20, 20), dim=16).eval()
+    network.body.load_state_dict(model.body[1].state_dict())
+    network.head.load_state_dict(model.head.state_dict())
+    images = torch.rand(4, 1, 8, 10)
+    rows, columns = torch.arange(20) * 8 // 20, torch.arange(20) * 10 // 20
+    torch.testing.assert_close(model(images), network(images[:, :, rows][..., columns]))
+    behind_layers = randomized(5, (1, 8, 10), options={"dim": 16}, smallest=18, side=20)
+    behind_layers.load_state_dict(model.state_dict())
+
+
+def test_a_global_pooling_takes_weights_along():
+    options = {"units": 1, "widen": 1}
+    trained = build("wrn", 10, (3, 32, 32), **options)
+    model = randomized(10, (3, 32, 32), "wrn", options=options)
+    model.body[1].load_state_dict(trained.body.state_dict())
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="smallest must be at least 1 and below side, got 8 and 8"):
-        randomized(10, (1, 8, 8), side=8)
+    with pytest.raises(ValueError, match="smallest must be at least 1 and below side, got 8 and 7"):
+        randomized(10, (1, 8, 8), side=7)
     with pytest.raises(ValueError, match=r"name must be one of small, .*, got 'vgg'"):
         randomized(10, (1, 8, 8), network="vgg")
     with pytest.raises(ValueError, match="options of small must be one of dim, got 'width'"):

@@ -69,6 +69,29 @@ def test_the_papers_values(name, options, rest):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("dataset", "weight"),
+    [
+        ("mnist", 0.3), ("cifar10", 0.6), ("digits", 0.3), ("cats-vs-dogs", 0.3),
+        ("cifar10-cats-dogs", 0.3),
+    ],
+)  # fmt: skip
+def test_a_round_has_at2ls_values(dataset, weight):
+    """Appendix A: lambda 1, lambda 2, alpha, k = 32, and the same network as before the rounds."""
+    before, made = (load_recipe(f"{dataset}-at2l-{part}") for part in ("pretrain", "round"))
+    own = made.options
+    assert (own["adversarial_weight"], own["weight"], own["margin"]) == (weight, 1, 1)
+    assert own["confused_class"] is False  # Algorithm 2, line 13
+    assert made.batch == before.batch == 32
+    assert (made.model, made.model_options) == (before.model, before.model_options)
+    assert made.model == ("mnist_a" if dataset in ("mnist", "digits") else "vgg16")
+    assert (made.optimizer, before.optimizer, made.schedule) == ("adam", "adam", {})
+    assert own.get("label_smoothing") == before.options.get("label_smoothing")
+    if dataset != "digits":  # a stand-in has its own ball
+        assert made.epsilon == Fraction(3, 10)
+        assert (made.attack, made.attack_steps, made.attack_step) == ("bim", 10, Fraction(3, 100))
+
+
 def test_schedules():
     assert load_recipe("cifar10-at").schedule == {50000: 0.01}
     assert load_recipe("tiny-imagenet-at").schedule == {110: 0.01, 130: 0.001}
@@ -183,7 +206,9 @@ def test_a_method_without_its_weights():
 
 
 def test_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(RecipeError, match=r"must be one of cifar10-alp, .*got 'mnist'"):
+    with pytest.raises(
+        RecipeError, match=r"must be one of cats-vs-dogs-at2l-pretrain, .*got 'mnist'"
+    ):
         load_recipe("mnist")
 
 

@@ -320,7 +320,7 @@ def test_the_list_and_errors_need_no_extra(tmp_path):
     *listing, missing, unknown, art = done.stdout.splitlines()
     assert (listing.pop(), missing, unknown, art) == ("0", "1", "2", "1")
     assert "\x1b" not in done.stdout
-    assert len([line for line in listing if line.startswith("tla/")]) == len(TARGETS)
+    assert len([line for line in listing if line.startswith(("tla/", "at2l/"))]) == len(TARGETS)
     assert max(map(len, listing)) > 120
     errors = [line for line in done.stderr.splitlines() if line.startswith("tla-ops")]
     assert errors[0].startswith("tla-ops reproduce: needs pyyaml and lightning and scikit-learn")

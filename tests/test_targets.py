@@ -20,7 +20,7 @@ from tla_ops.experiments.targets import TARGETS, chosen
 from tla_ops.experiments.threat import Threat
 from tla_ops.experiments.tla import blocks, separation, table1, table3, table4, table6
 from tla_ops.training import attacks
-from tla_ops.training.data import Dataset
+from tla_ops.training.data import DATASETS, Dataset
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.recipe import load_recipe, recipe_names
 
@@ -46,6 +46,47 @@ def test_every_table_and_figure_of_the_paper_is_a_target():
     assert [name for name in TARGETS if name.startswith("tla/")] == [f"tla/{n}" for n in numbers]
 
 
+def test_the_targets_of_at2l():
+    numbers = [
+        *(f"fig{n}" for n in (1, 2, 3)), *(f"table{n}" for n in (1, 2, 3)),
+        *(f"app-table{n}" for n in (4, 5, *range(7, 18))),
+    ]  # fmt: skip
+    of_at2l = [name for name in TARGETS if name.startswith("at2l/")]
+    assert of_at2l == [f"at2l/{n}" for n in numbers]
+    assert list(TARGETS)[-len(of_at2l) :] == of_at2l
+    # Those without a target are no results: the networks of tables 6 and 18.
+    without = [name for name in paper.targets() if name.startswith("at2l/") and name not in TARGETS]
+    assert without == ["at2l/app-table6", "at2l/app-table18"]
+    for name in of_at2l:
+        found = TARGETS[name]
+        assert found.module.startswith("at2l.")
+        (argument,) = found.arguments.values()
+        assert name == f"at2l/{argument}"
+        assert found.arguments.keys() == {"figure" if "fig" in name else "table"}
+        printed = paper.settings(name)
+        if "dataset" in printed:
+            assert found.datasets == (printed["dataset"],)
+        for word in ("known", "unknown"):
+            if printed.get("attack_type") == word:
+                assert f" {word} attack" in found.title or "Defense-GAN" in found.title
+    of_all = [name for name in of_at2l if len(TARGETS[name].datasets) > 1]
+    assert of_all == ["at2l/fig1", "at2l/fig2"]
+    assert TARGETS["at2l/fig1"].datasets == ("cats-vs-dogs", "mnist", "cifar10")
+    assert [found.name for found in chosen(["at2l"])] == of_at2l
+    assert len(chosen(["at2l", "tla"])) == len(TARGETS)
+
+
+def test_data_sets_that_stand_in():
+    cats, of_tla = ("cats-vs-dogs", "mnist"), ("mnist", "cifar10")
+    assert targets.stands_for("digits", cats) == "cats-vs-dogs"
+    assert targets.stands_for("digits", of_tla) == "mnist"
+    assert targets.stands_for("cifar10-cats-dogs", cats) == "cats-vs-dogs"
+    assert targets.stands_for("cifar10-cats-dogs", of_tla) == ""
+    assert targets.stands_for("mnist", cats) == ""
+    assert targets.stands_for("cifar10", cats) == ""
+    assert targets.STAND_INS.keys() | set(targets.STAND_INS.values()) <= DATASETS.keys()
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_has_a_source_and_recipes(name):
     found = TARGETS[name]
@@ -53,8 +94,10 @@ def test_a_target_has_a_source_and_recipes(name):
     assert paper.source(name)
     assert found.folder == name.replace("/", "-")
     assert found.title
-    assert set(found.datasets) <= set(SETS)
-    wanted = {f"{dataset}-{method}" for dataset in (*found.datasets, targets.STAND_IN)
+    assert set(found.datasets) <= (set(SETS) if name.startswith("tla/") else DATASETS.keys())
+    stand_ins = [one for one in (targets.STAND_IN, *targets.STAND_INS)
+                 if targets.stands_for(one, found.datasets)]  # fmt: skip
+    wanted = {f"{dataset}-{method}" for dataset in (*found.datasets, *stand_ins)
               for method in found.methods}  # fmt: skip
     assert wanted <= set(recipe_names())
 

@@ -115,6 +115,20 @@ def test_a_budget_caps_and_raises_nothing():
     assert Threat("clean").within(Budget("smoke", steps=5)) == Threat("clean")
 
 
+def test_fewer_steps_of_carlini_are_longer_ones():
+    """As far as it goes in all, whatever number of steps other attacks have."""
+    threat = Threat("carlini", step=Fraction(1, 200), steps=1000)
+    assert threat.within(Budget("full", steps=5)) == threat
+    capped = threat.within(Budget("smoke", steps=5, cw_steps=50))
+    assert capped == replace(threat, step=Fraction(1, 10), steps=50)
+    assert capped.within(Budget("smoke", cw_steps=50)) == capped
+    assert threat.within(Budget("smoke", cw_steps=3)).step == Fraction(5, 3)
+    assert threat.within(Budget("smoke", cw_steps=2000)) == threat
+    other = Threat("bim", RADIUS, STEP, steps=100)
+    assert other.within(Budget("smoke", cw_steps=2)) == other
+    assert other.within(Budget("smoke", steps=2)) == replace(other, steps=2)
+
+
 @pytest.mark.parametrize(
     ("threat", "text"),
     [

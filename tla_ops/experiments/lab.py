@@ -186,15 +186,16 @@ class Lab:
         return made
 
     def read(self, path: Path, recipe: Recipe, name: str = "") -> Trained:
-        """A checkpoint's model, kept as long as the lab is; ``name`` is the recipe's if not
-        given.
+        """A checkpoint's model, kept as long as the lab is, and its first name with it if none is
+        given here: the recipe's, where it had none there.
         """
         if path not in self._trained:
             model, _ = checkpoint.read_model(path)
             content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
             made = Trained(name or recipe.name, model.to(self.device), recipe, content, path)
             self._trained[path] = made
-        return self._trained[path]
+        kept = self._trained[path]
+        return kept._replace(name=name) if name not in ("", kept.name) else kept
 
     def test(self, setting: Setting, slow: bool = False) -> ImageSet:
         """Test images that are attacked, on the lab's device: a fixed, stratified choice."""

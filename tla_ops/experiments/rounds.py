@@ -57,6 +57,7 @@ def rounds(lab: Lab, setting: Setting, plan: Plan, count: int) -> list[Trained]:
         [threat.as_dict() for threat in threats],
         [other.digest for other in plan.others],
         plan.own,
+        lab.seed,
     )
     folder = lab.output / "rounds" / f"{plan.recipe.name}-{key[:12]}"
 

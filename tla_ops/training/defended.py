@@ -7,6 +7,8 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
+from torch import nn
+
 from tla_ops.training.classifier import Classifier, Shape
 from tla_ops.training.defences import RandomResizePad, ThermometerEncoding, behind
 
@@ -60,22 +62,23 @@ def randomized(
         network: its name in ``models.MODELS``; it is made for images (C, side, side).
         smallest: the side that images are resized to at least; None: their own, the longer one.
         side: what they are padded to; None: ``smallest`` times 331/299, as in that paper, rounded
-            up.
+            up. Where it is ``smallest`` itself, nothing is random: images are resized to it, by
+            their nearest pixels.
         value: of the padding.
         options: what else the network's builder takes, such as ``units`` of "wrn".
 
-    Weights of a network for another size fit where it ends in a global pooling, and where ``side``
-    is that size; then ``smallest`` is below it, and what the network sees is smaller.
+    A network that ends in a global pooling takes its weights along from images of any size. Others
+    have those of the same ``side`` without randomness.
 
     Raises:
-        ValueError: as ``models.build`` for the network, and where ``smallest`` is not below
-            ``side``.
+        ValueError: as ``models.build`` for the network, and where ``smallest`` is above ``side``.
     """
     from tla_ops.training.models import build  # whose list has this builder
 
     smallest = max(image_shape[1:]) if smallest is None else smallest
     side = ceil(smallest * ENLARGED) if side is None else side
-    layers = RandomResizePad(smallest, side, value)
+    random = smallest != side
+    layers = RandomResizePad(smallest, side, value) if random else nn.Upsample((side, side))
     padded = (image_shape[0], side, side)
     return behind(layers, build(network, classes, padded, **(options or {})), image_shape)
 

@@ -15,6 +15,8 @@ from tla_ops.training.defences import resize_and_pad
 
 COUNT = 21
 """Of the patterns in that paper."""
+ROWS = 64
+"""Images that a network sees at once, where they are of several patterns."""
 
 
 class Pattern(NamedTuple):
@@ -40,7 +42,8 @@ class Patterns(Classifier):
         smallest, side, value: as for ``defences.RandomResizePad``.
         count: number of patterns, 1 or more; all of them where there are no more.
 
-    A pattern's activations are made anew in backward, so that memory is that of one pattern.
+    As many patterns are seen at once as make 64 images, and their activations are made anew in
+    backward: memory is that of 64 images, or of one pattern of all of them.
     """
 
     def __init__(
@@ -59,23 +62,23 @@ class Patterns(Classifier):
         self.side, self.value = side, value
 
     def features(self, images: Tensor) -> Tensor:
-        total = self._of_pattern(images, self.patterns[0])
-        for pattern in self.patterns[1:]:
-            total = total + self._of_pattern(images, pattern)
+        total, at_once = torch.zeros((), device=images.device), max(1, ROWS // len(images))
+        for first in range(0, len(self.patterns), at_once):
+            some = self.patterns[first : first + at_once]
+            if torch.is_grad_enabled():
+                total = total + checkpoint(self._sum, images, some, use_reentrant=False)
+            else:
+                total = total + self._sum(images, some)
         return total / len(self.patterns)
 
-    def _of_pattern(self, images: Tensor, pattern: Pattern) -> Tensor:
-        if torch.is_grad_enabled():
-            found: Tensor = checkpoint(self._shown, images, pattern, use_reentrant=False)
-            return found
-        return self._shown(images, pattern)
-
-    def _shown(self, images: Tensor, pattern: Pattern) -> Tensor:
-        sides, top, left = (
-            torch.full((len(images),), number, device=images.device) for number in pattern
-        )
-        seen = resize_and_pad(images, sides, top, left, side=self.side, value=self.value)
-        return self.body(seen)
+    def _sum(self, images: Tensor, patterns: list[Pattern]) -> Tensor:
+        """Of the features over some patterns."""
+        numbers = torch.tensor(patterns, device=images.device).repeat_interleave(len(images), 0)
+        repeated = images.repeat(len(patterns), 1, 1, 1)
+        sides, top, left = numbers.unbind(1)
+        seen = resize_and_pad(repeated, sides, top, left, side=self.side, value=self.value)
+        found: Tensor = self.body(seen)
+        return found.unflatten(0, (len(patterns), len(images))).sum(0)
 
 
 def predefined(smallest: int, side: int, count: int = COUNT) -> list[Pattern]:

@@ -58,7 +58,9 @@ def train_rounds(
         Checkpoints of f: ``start``, then one after each round.
 
     Raises:
-        RunError: as `trainer.train`; no network m; several processes.
+        ValueError: negative ``rounds``; no network m.
+        RunError: as `trainer.train`; several processes; ``output`` lacks a round that its run has
+            passed, or the run's state, or has rounds of another length.
         KeyboardInterrupt: what was finished stays, and the next call goes on from it.
     """
     if rounds < 0:
@@ -73,19 +75,33 @@ def train_rounds(
     for number in range(1, rounds + 1):
         path = output / f"round-{number:02}.pt"
         if not path.exists():
+            _check(output / "last.pt", made[1:], path, steps)
             found = [one for member in (*others, *made[-1:] * own) for one in sets(member, images)]
             one_run = replace(recipe, epochs=None, max_steps=number * steps, init_from=str(start))
             stored = Stored(Mixture(found))
             trainer.train(one_run, dataset, output, resume=True, device=device, stored=stored)
-            _keep(output / "last.pt", path, number * steps)
+            _keep(output / "last.pt", path)
         made.append(path)
     return made
 
 
-def _keep(last: Path, path: Path, step: int) -> None:
+def _check(last: Path, made: Sequence[Path], path: Path, steps: int) -> None:
+    """That a run can go on to the round of ``path`` from those ``made`` before it."""
+    first = len(made) * steps
+    for before in made[-1:]:
+        step = checkpoint.read(before)["step"]
+        if step != first:
+            raise RunError(f"{before} must be of step {first}, got step {step}")
+    step = checkpoint.read(last)["step"] if last.exists() else 0
+    if not first <= step <= first + steps:
+        raise RunError(
+            f"{last} must be of a step in {first}..{first + steps} to make {path.name}, "
+            f"got step {step}"
+        )
+
+
+def _keep(last: Path, path: Path) -> None:
     """The weights of a run's last step, as a checkpoint of its own."""
     kept = checkpoint.read(last)
-    if kept["step"] != step:
-        raise RunError(f"{last} is of step {kept['step']}, and {path.name} lacks step {step}")
     names = ("recipe", "classes", "image_shape", "step", "model", "ema")
     checkpoint.save(path, {name: kept[name] for name in names})

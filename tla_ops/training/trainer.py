@@ -102,7 +102,8 @@ def train(
 
     Raises:
         RunError: ``output`` holds a run and ``resume`` is not set, or one of another recipe or of
-            other images; the recipe does not fit the images; the loss is no longer finite.
+            other images; the recipe or ``stored`` does not fit the images; the loss is no longer
+            finite.
         KeyboardInterrupt: after SIGINT or SIGTERM, once ``last.pt`` holds the step that was under
             way.
     """
@@ -154,6 +155,11 @@ class Trainer:
                 f"batch must be a multiple of {fabric.world_size} processes, got {recipe.batch}"
             )
         rest, held_out = learned(recipe, dataset)
+        if stored is not None and len(stored.mixture) != len(rest):
+            raise RunError(
+                f"stored must have {len(rest)} images as are learned from, "
+                f"got {len(stored.mixture)}"
+            )
         self.images = rest.to(fabric.device)
         self.held_out = held_out.to(fabric.device) if held_out is not None else None
         self.total = length(recipe, len(rest))
