@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from tla_ops.experiments.target import make
     from tla_ops.training import recipe as recipes
     from tla_ops.training.checkpoint import CheckpointError
+    from tla_ops.training.parquet import DataError
     from tla_ops.training.trainer import RunError
 
     for override in args.set:
@@ -133,7 +134,7 @@ def run(args: argparse.Namespace) -> Outcome:
             lab.say(f"{target.name}: done in {made[target.name]['seconds']:.1f} s")
     except recipes.RecipeError as error:
         raise BadUsage(f"--set {str(error).removeprefix('--set ')}") from error
-    except (RunError, CheckpointError, ModuleNotFoundError) as error:
+    except (RunError, CheckpointError, DataError, ModuleNotFoundError) as error:
         raise CommandError(str(error)) from error
     places = {target.name: lab.place(target.folder) for target in targets}
     return Outcome(made, lambda: _text(made, places))

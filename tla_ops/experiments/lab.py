@@ -41,6 +41,8 @@ from tla_ops.training.run_parts import fingerprint
 FINE_TUNED = {"tiny-imagenet": "at"}
 """TLA models that the paper fine-tunes, and the method whose model they start from."""
 
+PIXELS = 64 * 64
+
 
 class Setting(NamedTuple):
     """A data set to work on, and the paper's whose place it takes: mostly itself."""
@@ -234,7 +236,8 @@ class Lab:
         def measure() -> dict[str, Any]:
             started = time.perf_counter()
             adversarial = self._attacked(trained, threat, images, source)
-            share = accuracy(trained.model, adversarial, images.labels, self.batch)
+            size = self.at_a_time(images)
+            share = accuracy(trained.model, adversarial, images.labels, size)
             change = (adversarial - images.images).flatten(1)
             return {
                 "accuracy": share,
@@ -287,21 +290,26 @@ class Lab:
         self, trained: Trained, images: Tensor | ImageSet, function: Callable[[Tensor], Tensor]
     ) -> Tensor:
         take = images.take if isinstance(images, ImageSet) else images.__getitem__
-        rows = torch.arange(len(images), device=self.device).split(self.batch)
+        rows = torch.arange(len(images), device=self.device).split(self.at_a_time(images))
         with model_mode(trained.model, "eval"):
             return torch.cat([function(take(part)) for part in rows])
 
     @cached_property
     def batch(self) -> int:
-        """Images at a time."""
+        """Images at a time, of 64 x 64 pixels or less."""
         return 1000 if self.device.type == "cuda" else 200
+
+    def at_a_time(self, images: Tensor | ImageSet) -> int:
+        """Of these images: fewer where they are larger."""
+        shape = images.image_shape if isinstance(images, ImageSet) else images.shape[1:]
+        return max(1, self.batch * PIXELS // max(PIXELS, shape[-2] * shape[-1]))
 
     def _attacked(
         self, trained: Trained, threat: Threat, images: ImageSet, source: Trained | None
     ) -> Tensor:
         attack = threat.attack(self.seed, None if source is None else source.model)
         if threat.kind not in SLOW:  # which take batches of their own
-            attack = attacks.in_batches(attack, self.batch)
+            attack = attacks.in_batches(attack, self.at_a_time(images))
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.seed)

@@ -20,9 +20,6 @@ from tla_ops.training.recipe import Recipe
 from tla_ops.training.rounds import train_rounds
 from tla_ops.training.run_parts import learned
 
-BATCH = 500
-"""Images that an attack is given at a time."""
-
 
 class Plan(NamedTuple):
     """What a model f is trained against, and how, in each round."""
@@ -126,7 +123,9 @@ def stored(
                 step=longest.step,
                 steps=longest.steps,
             )
-        sets = set_builder.build(wanted, attack, member.model, images, batch=BATCH, seed=lab.seed)
+        sets = set_builder.build(
+            wanted, attack, member.model, images, batch=lab.at_a_time(images), seed=lab.seed
+        )
         made |= zip(group, sets, strict=True)
     return [made[threat] for threat in threats]
 

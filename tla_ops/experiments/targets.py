@@ -11,7 +11,7 @@ ALL = ("mnist", "cifar10", "tiny-imagenet")
 WEIGHTS = ("model", "model_options", "adversarial_weight", "weight", "margin")
 STAND_IN = "digits"
 """Embedded in scikit-learn; takes the place of a target's first data set where none is given."""
-STAND_INS = {"cifar10-cats-dogs": "cats-vs-dogs"}
+STAND_INS = {"cifar10-cats-dogs": "cats-vs-dogs", "cifar10": "imagenet"}
 """Data sets that take the place of one where a user chooses them."""
 TABLE1 = ("um", "at", "alp", "tla-rn", "tla-sa", "tla")
 FOUR = ("um", "at", "alp", "tla")
