@@ -644,3 +644,11 @@ def test_what_was_chosen_is_in_the_name_of_the_results(data, tmp_path):
     assert place(seed=7) == others[0]
     assert "-seed7" in others[0]
     assert "mnist" in others[-1]
+
+
+def test_larger_images_are_worked_on_in_smaller_batches(tmp_path):
+    lab = Watched(tmp_path, {})
+    small, photo = torch.empty(0, 3, 32, 32), torch.empty(0, 3, 299, 299)
+    assert lab.at_a_time(small) == lab.at_a_time(torch.empty(0, 1, 64, 64)) == lab.batch
+    assert lab.at_a_time(photo) == lab.batch * 64 * 64 // 299**2
+    assert lab.at_a_time(made_up("digits").test) == lab.batch

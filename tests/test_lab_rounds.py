@@ -18,7 +18,7 @@ from labs import Watched, made_up
 from tla_ops.experiments import rounds as module
 from tla_ops.experiments import threat as threats
 from tla_ops.experiments.budget import Budget
-from tla_ops.experiments.lab import Setting
+from tla_ops.experiments.lab import Lab, Setting
 from tla_ops.experiments.rounds import Plan, fewer, rounds, stored
 from tla_ops.experiments.threat import Threat
 from tla_ops.training import adversarial_set, set_builder, trainer
@@ -425,7 +425,7 @@ def test_what_is_recorded(data, tmp_path, marked):
 def test_an_interrupted_plan_goes_on_to_the_same_weights(
     kind, number, data, tmp_path, marked, monkeypatch
 ):
-    monkeypatch.setattr(module, "BATCH", 40)  # a set is made in two batches
+    monkeypatch.setattr(Lab, "batch", 40)  # a set is made in two batches
     here = lab(tmp_path / "whole", data)
     whole = rounds(here, DIGITS, plan(here), 2)
     here = lab(tmp_path / "parts", data)
