@@ -233,7 +233,7 @@ class Trainer:
                     if stopping or self.step == self.total or self.step % every == 0:
                         self._save()
                     progress.update(runlog.note(self.row))
-                    if stopping and self.step < self.total:
+                    if stopping:  # at the last step, too: of what would come next
                         raise KeyboardInterrupt
         finally:
             if log is not None:
