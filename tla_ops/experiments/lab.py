@@ -102,7 +102,7 @@ class Lab:
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._load = load
         self._datasets: dict[str, Dataset] = {}
-        self._trained: dict[Path, Trained] = {}
+        self._trained: dict[str, Trained] = {}
         self._recipes: dict[tuple[str, tuple[str, ...]], Recipe] = {}
         self.parts: dict[str, dict[str, Any]] = {}
         self.attacks: list[dict[str, Any]] = []
@@ -183,21 +183,17 @@ class Lab:
             trainer.train(recipe, data, folder, resume=True, device=str(self.device))
             if whole:  # of an interrupted run nobody knows all of its seconds
                 write_json(folder / "seconds.json", {"seconds": time.perf_counter() - began})
-        made = self.read(folder / "best.pt", recipe)
+        if folder.name not in self._trained:
+            self._trained[folder.name] = self.read(folder / "best.pt", recipe)
+        made = self._trained[folder.name]
         self._record(setting, made, folder)
         return made
 
     def read(self, path: Path, recipe: Recipe, name: str = "") -> Trained:
-        """A checkpoint's model, kept as long as the lab is, and its first name with it if none is
-        given here: the recipe's, where it had none there.
-        """
-        if path not in self._trained:
-            model, _ = checkpoint.read_model(path)
-            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-            made = Trained(name or recipe.name, model.to(self.device), recipe, content, path)
-            self._trained[path] = made
-        kept = self._trained[path]
-        return kept._replace(name=name) if name not in ("", kept.name) else kept
+        """A checkpoint's model; ``name`` is the recipe's if not given."""
+        model, _ = checkpoint.read_model(path)
+        content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        return Trained(name or recipe.name, model.to(self.device), recipe, content, path)
 
     def test(self, setting: Setting, slow: bool = False) -> ImageSet:
         """Test images that are attacked, on the lab's device: a fixed, stratified choice."""
@@ -307,6 +303,8 @@ class Lab:
     def _attacked(
         self, trained: Trained, threat: Threat, images: ImageSet, source: Trained | None
     ) -> Tensor:
+        if source is not None and threat.kind in SLOW:  # for all models that meet these images
+            return self.adversarial(source, threat, images)
         attack = threat.attack(self.seed, None if source is None else source.model)
         if threat.kind not in SLOW:  # which take batches of their own
             attack = attacks.in_batches(attack, self.at_a_time(images))

@@ -64,7 +64,11 @@ def rounds(lab: Lab, setting: Setting, plan: Plan, count: int) -> list[Trained]:
         # Those against networks that other plans meet, too, are kept beside all plans.
         own = path not in members
         member = lab.read(path, plan.recipe) if own else members[path]
-        made = stored(lab, folder / "sets" if own else lab.output / "sets", member, threats, images)
+        place = folder / "sets" / path.stem if own else lab.output / "sets"
+        for old in (folder / "sets").glob("*"):
+            if old != place:  # of the round before
+                shutil.rmtree(old)
+        made = stored(lab, place, member, threats, images)
         named = "f" if path == _file(plan.start) or own else member.recipe.model
         rates.setdefault(named, {})
         for one in made:

@@ -192,7 +192,7 @@ class Trainer:
         self._restore(resume)
         training_step = TrainingStep(self.model, self._method())
         self.training_step, self.optimizer = fabric.setup(training_step, optimizer)
-        self._epoch, self._order = -1, torch.empty(0)
+        self._epoch, self._orders = -1, (torch.empty(0), torch.empty(0))
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until somebody asks to stop."""
@@ -242,9 +242,9 @@ class Trainer:
     def train_step(self) -> None:
         recipe, rank = self.recipe, self.fabric.global_rank
         torch.manual_seed(self._stream("step", self.step, rank))
-        rows = self._rows()
+        rows, host_rows = self._rows()
         if self.stored is not None:
-            self.stored.rows = rows
+            self.stored.rows = host_rows
         candidates = 0 if recipe.bank else recipe.candidates
         batch = self.images.batch(rows, candidates, augment=AUGMENT[recipe.augment])
         for group in self.optimizer.param_groups:
@@ -269,16 +269,19 @@ class Trainer:
         self.meter.add(result)
         self.step += 1
 
-    def _rows(self) -> Tensor:
-        """This process's share of the step's images: an epoch's order is shuffled by its number."""
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """This process's share of the step's images, on the device and on the CPU: an epoch's order
+        is shuffled by its number.
+        """
         epoch, position = divmod(self.step, self.steps_per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self._stream("epoch", epoch))
             order = torch.randperm(len(self.images), generator=generator)
-            self._epoch, self._order = epoch, order.to(self.fabric.device)
+            self._epoch, self._orders = epoch, (order.to(self.fabric.device), order)
         share = self.recipe.batch // self.fabric.world_size
         first = position * self.recipe.batch + self.fabric.global_rank * share
-        return self._order[first : first + share]
+        device, host = (order[first : first + share] for order in self._orders)
+        return device, host
 
     def _learning_rate(self) -> float:
         unit = 1 if self.recipe.schedule_unit == "steps" else self.steps_per_epoch

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tla_ops.experiments import paper
-from tla_ops.experiments.at2l.ensemble import WEIGHTS, heading, threat
+from tla_ops.experiments.at2l.ensemble import CONFUSED, WEIGHTS, heading, threat
 from tla_ops.experiments.at2l.gan_data import (
     Gan,
     GanSetup,
@@ -49,8 +49,9 @@ ALONE = (
 ROUND = (
     "Adv. train, AT2L and the triplets: one round of Algorithm 1 against FGSM; λ1 = {}, λ2 = {}, "
     "α = {}, and λ2 = 0 for adv. train. The paper prints neither what AT and AT2L are trained "
-    "against nor AT2L's weights; the triplets' are taken. With Defense-GAN the round is of "
-    "projected images and FGSM on them, which is not projected again."
+    "against nor AT2L's weights; the triplets' are taken. Negatives are of the class of the "
+    "mistake. With Defense-GAN the round is of projected images and FGSM on them, which is not "
+    "projected again."
 )
 CW = (
     "C&W is the l∞ attack without a bound on the change: without a defense its error is the share "
@@ -98,7 +99,7 @@ class Defended:
         if method in ("um", "defense-gan"):
             return start
         variation += [f"{key}={self.said[key]}" for key in LOSS]
-        variation += [f"{key}=0" for key in WEIGHTS.get(method, ())]
+        variation += [*(f"{key}=0" for key in WEIGHTS.get(method, ())), CONFUSED]
         recipe = lab.recipe(setting.dataset, "at2l-round", *variation)
         plan = Plan(recipe, start, (threat(recipe, "fgsm"),), dataset=data)
         return rounds(lab, setting, plan, 1)[1]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from tla_ops.experiments.at2l.ensemble import CONFUSED
 from tla_ops.experiments.lab import Lab, Setting, Trained, digest
 from tla_ops.experiments.rounds import Plan, rounds
 from tla_ops.experiments.threat import Threat
@@ -119,6 +120,7 @@ def round_recipe(
     return lab.recipe(
         setting.dataset, ROUND, "model=randomized", f"model_options={json.dumps(shown)}",
         *(f"{key}={said[key]}" for key in ("adversarial_weight", "weight", "margin")),
+        CONFUSED,
         # The step is that of the attack on held-out images.
         "attack=fgsm", f"epsilon={radius}", f"attack_step={radius / 4}",
     )  # fmt: skip

@@ -49,8 +49,8 @@ SCENARIOS = {
 LAYERS = (
     "Random layers resize an image to {} pixels, and pad it with {:g} to {} (Xie et al. 2018). "
     "The original network is behind them without more training. With triplets it is fine-tuned "
-    "there by equation 2, λ1 = {}, λ2 = {}, α = {}, in one round on FGSM images of itself; the "
-    "paper prints no number of rounds."
+    "there by equation 2, λ1 = {}, λ2 = {}, α = {}, in one round on FGSM images of itself, "
+    "negatives being of the class of the mistake; the paper prints no number of rounds."
 )
 NUMBERS = (
     "The paper prints no numbers of attacks. FGSM has ε = {} here; DeepFool and C&W, both l2, have "

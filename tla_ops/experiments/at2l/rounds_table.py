@@ -13,15 +13,6 @@ from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.target import Result
 from tla_ops.experiments.targets import TARGETS
 
-KNOWN = "The attack is on the trained network itself, of structure {attacked}."
-UNKNOWN = (
-    "The images are made on a network {attacked}, of a structure that the ensemble lacks, trained "
-    "on clean images alone."
-)
-CW = (
-    "C&W is the l∞ attack without a bound on the change, and its error is the share of images for "
-    "which it finds one."
-)
 TABLED = ("at", "at2l")
 BEFORE = "before the first round"
 
@@ -38,7 +29,9 @@ def run(lab: Lab, table: str) -> Result:
 
 
 def made(lab: Lab, setting: Setting, setup: Ensemble, target: str) -> list[Table]:
-    """The paper's table, and errors on clean images, which the paper has in words."""
+    """The paper's table; errors on clean images, which the paper has in words; and how far C&W has
+    to go.
+    """
     said = paper.settings(target)
     printed = paper.panel(target, setting.paper)
     against = list(dict.fromkeys(row.split("/")[1] for row in printed.rows)) if printed else []
@@ -49,42 +42,84 @@ def made(lab: Lab, setting: Setting, setup: Ensemble, target: str) -> list[Table
     attacks = [*(printed.columns if printed else ()), "clean"]
     heads = [(attack, method, number) for attack in attacks for method in TABLED
              for number in looked_at]  # fmt: skip
-    efforts: dict[str, str] = {}
-
-    def cell(model, attack, row=""):  # type: ignore[no-untyped-def]
-        error, spread, threat = ensemble.errors(lab, setting, setup, model, attack)
-        efforts[attack] = threat.within(lab.budget).effort()
-        return Cell(error, paper.value(target, setting.paper, row, attack), spread)
-
-    rows: dict[str, list[Cell]] = {}
     start = ensemble.pretrained(lab, setting, setup.network)
-    rows[f"{setup.network} {BEFORE}"] = [cell(start, attack) for attack, _, _ in heads]
+    before = {head: ensemble.errors(lab, setting, setup, start, head[0]) for head in heads}
+    found = {f"{setup.network} {BEFORE}": before}
     for name in against:
         models = {
             method: ensemble.trained_in_rounds(lab, setting, setup, method, name, max(looked_at))
             for method in TABLED
         }
-        rows[TRAINED_WITH[name]] = [
-            cell(models[method][number], attack, f"{method}/{name}/{beside[number]}")
+        found[TRAINED_WITH[name]] = {
+            (attack, method, number): ensemble.errors(
+                lab, setting, setup, models[method][number], attack
+            )
             for attack, method, number in heads
-        ]
-    columns = [
-        Column(f"{METHODS[method]} ({number})", ATTACKS[attack], efforts[attack], "error", "min")
-        for attack, method, number in heads
-    ]
-    how = (KNOWN if setup.known else UNKNOWN).format(attacked=setup.attacked)
-    recipe = lab.recipe(setting.dataset, "at2l-round", *setup.weights)
-    notes = [how, CW, f"{ensemble.ball(recipe)}. In brackets: rounds of adversarial training."]
+        }
+    names = dict(zip(found, ["", *against], strict=True))
+
+    def errors(*wanted: str) -> tuple[list[Column], dict[str, list[Cell]]]:
+        chosen = [head for head in heads if head[0] in wanted]
+        columns = [
+            Column(f"{METHODS[method]} ({number})", ATTACKS[attack],
+                   before[attack, method, number].threat.effort(), "error", "min")
+            for attack, method, number in chosen
+        ]  # fmt: skip
+        rows = {}
+        for row, cells in found.items():
+            rows[row] = [
+                Cell(
+                    cells[head].error,
+                    _printed(
+                        setting, target, names[row], head[0], head[1], beside[head[2]], setup.known
+                    ),
+                    cells[head].spread,
+                )
+                for head in chosen
+            ]
+        return columns, rows
+
+    notes = ["In brackets: rounds of adversarial training.",
+             *ensemble.how(lab, setting, setup, attacks)]  # fmt: skip
     if looked_at != said["rounds"]:
         notes.append(
             f"The paper's numbers are of {' and '.join(map(str, said['rounds']))} rounds, ours of "
             f"{' and '.join(map(str, looked_at))}."
         )
-    count = sum(attack != "clean" for attack, _, _ in heads)
     title = f"{'Known' if setup.known else 'Unknown'} attack: {ensemble.heading(lab, setting)}"
-    return [
-        Table(title, "Trained with", columns[:count],
-              {row: cells[:count] for row, cells in rows.items()}, notes=notes),
-        Table(f"On clean images: {ensemble.named(setting)}", "Trained with", columns[count:],
-              {row: cells[count:] for row, cells in rows.items()}),
-    ]  # fmt: skip
+    where = ensemble.named(setting)
+    tables = [
+        Table(title, "Trained with", *errors(*attacks[:-1]), notes=notes),
+        Table(f"On clean images: {where}", "Trained with", *errors("clean")),
+    ]
+    if setup.known and "cw" in attacks:
+        chosen = [head for head in heads if head[0] == "cw"]
+        tables.append(
+            Table(
+                f"Largest change of a pixel by C&W, mean: {where}", "Trained with",
+                [Column(f"{METHODS[method]} ({number})", kind="number", best="max")
+                 for _, method, number in chosen],
+                {row: [Cell(cells[head].change) for head in chosen] for row, cells in
+                 found.items()},
+                notes=["Images that are misclassified as they are count with 0."],
+            )
+        )  # fmt: skip
+    return tables
+
+
+def _printed(
+    setting: Setting,
+    target: str,
+    against: str,
+    attack: str,
+    method: str,
+    number: int,
+    known: bool,
+) -> float | None:
+    """The paper's number; of the network before the first round, what it says in words."""
+    if against:
+        return paper.value(target, setting.paper, f"{method}/{against}/{number}", attack)
+    if attack == "clean":
+        right = paper.settings(target).get("clean_accuracy_percent")
+        return None if right is None else round(1 - right / 100, 6)
+    return ensemble.printed_before(setting, attack) if known else None

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from tla_ops.experiments import paper
+from tla_ops.experiments.at2l.ensemble import CONFUSED
 from tla_ops.experiments.at2l.names import ATTACKS
 from tla_ops.experiments.lab import Lab, Setting, Trained
 from tla_ops.experiments.rounds import Plan, rounds
@@ -50,7 +51,8 @@ CHOSEN = (
 )
 LOSS = (
     "In brackets: rounds of adversarial training, from a model trained on clean images. The loss "
-    "is equation 1, and with the triplets equation 2; λ1 = {}, λ2 = {}, α = {}."
+    "is equation 1, and with the triplets equation 2; λ1 = {}, λ2 = {}, α = {}. Anchors are "
+    "LS-PGA's images, negatives of the class of the mistake; the paper leaves both open."
 )
 UNKNOWN = (
     "Adversarial images are made on another network, {}, trained on clean images alone: on codes "
@@ -127,7 +129,7 @@ def models(lab: Lab, setting: Setting, own: Network, said: dict[str, Any]) -> di
         recipe = lab.recipe(
             setting.dataset, ROUND, *own.coded,
             f"adversarial_weight={said['adversarial_weight']}", f"weight={weight}",
-            f"margin={said['margin']}",
+            f"margin={said['margin']}", CONFUSED,
             # Of the attack on images that are held out.
             f"epsilon={pgd.epsilon}", f"attack_step={pgd.step}",
         )  # fmt: skip
