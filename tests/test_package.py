@@ -151,11 +151,13 @@ def test_the_readme_examples_run():
         *((name, "step 200") for name in ("quickstart", "own_model", "memory_bank")),
         ("at2l_regularizer", "step 200"),
         ("at2l_rounds", "round 2"),
+        ("at2l_defences", "Defense-GAN: clean"),
     ],
 )
 def test_examples_run(name, last, tmp_path):
     if name == "at2l_rounds":
         pytest.importorskip("lightning", reason="trains with Lightning Fabric: extra [train]")
+    if name in ("at2l_rounds", "at2l_defences"):
         pytest.importorskip("sklearn", reason="the digits are scikit-learn's: extra [train]")
     script = ROOT / "examples" / f"{name}.py"
     if not script.exists():
