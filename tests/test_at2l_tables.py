@@ -55,6 +55,9 @@ TABLES = {
         "optimization": (84.9, 88.3, 77.3, 71.4, 57.6, 50.7, 51.1, 45.7),
         "mixed": (73.8, 69.2, 61.7, 50.9, 69.4, 63.6, 56.8, 47.3)}),
 }  # fmt: skip
+# In words, of the network before the first round; under attacks of figure 1 alone.
+BEFORE = {"cats-vs-dogs": {"clean": 8.8}, "mnist": {"clean": 0.9},
+          "cifar10": {"clean": 7.4, "fgsm": 90.1, "cw": 99.2}}  # fmt: skip
 KNOWN = {"app-table4": True, "app-table5": False, "app-table7": True, "app-table8": False,
          "app-table9": True, "app-table10": False}  # fmt: skip
 FIGURES = {"fig1": ("app-table4", "app-table7", "app-table9"),
@@ -104,7 +107,9 @@ class Asked(Lab):
     def accuracy(self, trained, threat, images, source=None):
         number = len(self.asked) + 1
         self.asked[number] = (trained, threat, len(images), source)
-        return {"accuracy": 1 - number / 1e4, "standard_error": number / 1e6}
+        return {
+            "accuracy": 1 - number / 1e4, "standard_error": number / 1e6, "mean_linf": number / 1e5
+        }  # fmt: skip
 
     def of(self, cell):
         assert cell.error == pytest.approx(cell.value / 100)
@@ -114,7 +119,7 @@ class Asked(Lab):
 @pytest.fixture(scope="module")
 def data():
     names = ("digits", "mnist", "cifar10", "cats-vs-dogs", "cifar10-cats-dogs")
-    return {name: made_up(name, train=20, test=40) for name in names}
+    return {name: made_up(name, train=600, test=40) for name in names}
 
 
 @pytest.fixture
@@ -196,7 +201,7 @@ def test_a_cell_is_what_its_row_and_column_say(table, dataset, rounds, ask):
     lab = ask(dataset, budget=budget)
     target, printed = TABLES[table]
     known = KNOWN[table]
-    attacked, clean = rounds_table.run(lab, table).tables
+    attacked, clean, *changes = rounds_table.run(lab, table).tables
     numbers = {None: [1, 10], 3: [1, 3], 1: [1]}[rounds]
     names = [f"{method} ({number})" for method in ("Adv. train", "AT2L") for number in numbers]
     assert [(column.group, column.name) for column in attacked.columns] == [
@@ -224,10 +229,23 @@ def test_a_cell_is_what_its_row_and_column_say(table, dataset, rounds, ask):
                 check_model(trained, method, against, number if against else 0, **about)
                 check_attack(threat, count, source, attack, **about)
                 if against is None or attack == "clean":
-                    assert cell.paper is None
+                    said = BEFORE[target].get(attack) if against is None else None
+                    if not known and attack != "clean":
+                        said = None
+                    assert cell.paper == (None if said is None else pytest.approx(said / 100))
                     continue
                 place = 4 * (attack == "cw") + 2 * (method == "at2l") + (number > 1)
                 assert cell.paper == pytest.approx(printed[against][place] / 100)
+    assert len(changes) == known
+    for found in changes:
+        assert [(column.name, column.kind, column.best) for column in found.columns] == [
+            (name, "number", "max") for name in names
+        ]
+        assert list(found.rows) == list(attacked.rows)
+        for row, cells in found.rows.items():
+            for cell, beside in zip(cells, attacked.rows[row][len(names) :], strict=True):
+                assert (cell.paper, cell.error) == (None, None)
+                assert cell.value == pytest.approx(beside.value / 10)  # of the same question
     assert {count for _, _, count in lab.plans} == {max(numbers)}
     ours = [note for note in attacked.notes if "rounds, ours of" in note]
     said = {None: [], 3: ["1 and 10 rounds, ours of 1 and 3."], 1: ["1 and 10 rounds, ours of 1."]}
@@ -255,10 +273,23 @@ def test_notes(ask):
     known, unknown = (rounds_table.run(ask("mnist"), f"app-table{n}") for n in (7, 8))
     assert known.tables[0].title == "Known attack: MNIST, 20 test images, 10 under C&W"
     assert unknown.tables[0].title.startswith("Unknown attack: MNIST")
-    assert "on the trained network itself, of structure A." in known.tables[0].notes[0]
-    assert "made on a network C, of a structure that" in unknown.tables[0].notes[0]
-    assert any("ε = 3/10; iter FGSM and iter LL take 10 steps of 3/100" in note
-               for note in known.tables[0].notes)  # fmt: skip
+    assert "on the trained network A itself." in known.tables[0].notes[1]
+    assert "made on a network C, whose structure is not in M" in unknown.tables[0].notes[1]
+    for found, members in ((known, "A, B, C, D"), (unknown, "A, B, D")):
+        how = found.tables[0].notes[2]
+        assert how.startswith(f"M = {members}. A round: adversarial images of 400 training images")
+        assert "24 steps of 32, from where the round before ended." in how
+        assert "adversarial weight=0.3, weight=1.0, margin=1.0; ε = 3/10, iter FGSM" in how
+        assert "iter LL take 10 steps of 3/100. Negatives are of any other class" in how
+    cw = [note for note in known.tables[0].notes if note.startswith("C&W is")]
+    assert cw[0].endswith("without a bound on the change: 1000 steps of Adam at each constant, "
+                          "learning rate 0.005.")  # fmt: skip
+    assert any("all of them, whatever the model" in note for note in known.tables[0].notes)
+    assert not any("whatever the model" in note for note in unknown.tables[0].notes)
+    few = ask("mnist", budget=Budget("short", cw_steps=50))
+    notes = rounds_table.run(few, "app-table7").tables[0].notes
+    assert any("50 steps of Adam at each constant, learning rate 0.1 (1000 and 0.005" in note
+               for note in notes)  # fmt: skip
     assert known.notes == unknown.notes == []
     stand_in = rounds_table.run(ask("digits"), "app-table4")
     assert stand_in.tables[0].title.startswith("Known attack: UCI digits for Cats vs. Dogs, 20")
@@ -329,6 +360,8 @@ def test_a_figures_lines_and_marks(figure, rounds, ask, monkeypatch):
             place = 4 * (attack == "cw") + 2 * (method == "at2l")
             first, tenth = (printed[against][place + more] / 100 for more in (0, 1))
             marks = {1: first, 10: tenth} if last >= 10 else {1: first}
+            if figure == "fig1" and attack in BEFORE[target]:
+                marks[0] = BEFORE[target][attack] / 100
             assert line.printed == pytest.approx(marks)
             assert [cell.paper for cell in cells] == [line.printed.get(n) for n in range(last + 1)]
 
@@ -356,9 +389,12 @@ def test_figure_3_is_algorithm_1_by_three_methods(dataset, ask, monkeypatch):
                 assert (own["adversarial_weight"], own["weight"]) == {
                     "at": (0.3, 0), "tr": (0, 1), "at2l": (0.3, 1),
                 }[method]  # fmt: skip
+                assert own["confused_class"] is True
             else:
                 assert trained.digest == ("start", dataset, "mnist_a")
-    assert any("Trained with FGSM, network A." in note for note in table.notes)
+    assert any(note.startswith("Algorithm 1 against FGSM.") for note in table.notes)
+    assert any("Negatives are of the class of the mistake" in note for note in table.notes)
+    assert not any("C&W" in note for note in (table.title, *table.notes))
 
 
 def test_a_stand_in_takes_the_first_data_sets_place(ask, monkeypatch):

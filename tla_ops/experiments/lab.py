@@ -102,7 +102,7 @@ class Lab:
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._load = load
         self._datasets: dict[str, Dataset] = {}
-        self._trained: dict[str, Trained] = {}
+        self._trained: dict[Path, Trained] = {}
         self._recipes: dict[tuple[str, tuple[str, ...]], Recipe] = {}
         self.parts: dict[str, dict[str, Any]] = {}
         self.attacks: list[dict[str, Any]] = []
@@ -183,17 +183,22 @@ class Lab:
             trainer.train(recipe, data, folder, resume=True, device=str(self.device))
             if whole:  # of an interrupted run nobody knows all of its seconds
                 write_json(folder / "seconds.json", {"seconds": time.perf_counter() - began})
-        if folder.name not in self._trained:
-            self._trained[folder.name] = self.read(folder / "best.pt", recipe)
-        made = self._trained[folder.name]
+        made = self.read(folder / "best.pt", recipe)
         self._record(setting, made, folder)
         return made
 
-    def read(self, path: Path, recipe: Recipe, name: str = "") -> Trained:
-        """A checkpoint's model; ``name`` is the recipe's if not given."""
-        model, _ = checkpoint.read_model(path)
-        content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        return Trained(name or recipe.name, model.to(self.device), recipe, content, path)
+    def read(self, path: Path, recipe: Recipe, name: str = "", *, keep: bool = True) -> Trained:
+        """A checkpoint's model, called ``name``, or as the recipe. ``keep`` keeps it in memory as
+        long as the lab is, and its first name for whoever gives none.
+        """
+        made = self._trained.get(path)
+        if made is None:
+            model, _ = checkpoint.read_model(path)
+            content = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+            made = Trained(name or recipe.name, model.to(self.device), recipe, content, path)
+            if keep:
+                self._trained[path] = made
+        return made if name in ("", made.name) else made._replace(name=name)
 
     def test(self, setting: Setting, slow: bool = False) -> ImageSet:
         """Test images that are attacked, on the lab's device: a fixed, stratified choice."""

@@ -63,10 +63,10 @@ def rounds(lab: Lab, setting: Setting, plan: Plan, count: int) -> list[Trained]:
     def sets(path: Path, images: ImageSet) -> list[AdversarialSet]:
         # Those against networks that other plans meet, too, are kept beside all plans.
         own = path not in members
-        member = lab.read(path, plan.recipe) if own else members[path]
+        member = lab.read(path, plan.recipe, keep=False) if own else members[path]
         place = folder / "sets" / path.stem if own else lab.output / "sets"
         for old in (folder / "sets").glob("*"):
-            if old != place:  # of the round before
+            if own and old != place:  # of the round before
                 shutil.rmtree(old)
         made = stored(lab, place, member, threats, images)
         named = "f" if path == _file(plan.start) or own else member.recipe.model
@@ -91,7 +91,8 @@ def rounds(lab: Lab, setting: Setting, plan: Plan, count: int) -> list[Trained]:
     shutil.rmtree(folder / "sets", ignore_errors=True)
     models, name = [plan.start], plan.name or plan.recipe.name
     for number, path in enumerate(made[1:], 1):
-        models.append(lab.read(path, plan.recipe, f"{name}-round{number}"))
+        # A full table has hundreds of them: they stay in memory as long as somebody has them.
+        models.append(lab.read(path, plan.recipe, f"{name}-round{number}", keep=False))
     lab.record(
         setting,
         {
