@@ -53,8 +53,7 @@ def _part(part: dict[str, Any]) -> str:
         lines += ["- all runs differ from their recipes in", _items(common, "  ")]
     for run, own in zip(runs, changes, strict=True):
         rest = own if len(runs) == 1 else [text for text in own if text not in common]
-        own_lines = [text for text in (rounds_line(run),) if text]
-        lines += [f"- {escaped(run_line(run))}", _items([*own_lines, *rest], "  ")]
+        lines += [f"- {escaped(run_line(run))}", _items([*in_rounds(run), *rest], "  ")]
     return "\n".join([f"{escaped(described(part))}\n", *filter(None, lines)]).rstrip()
 
 
@@ -92,12 +91,12 @@ def run_facts(run: dict[str, Any]) -> list[str]:
     return texts + ([run["checkpoint"]] if run.get("checkpoint") else [])
 
 
-def rounds_line(run: dict[str, Any]) -> str:
-    """Of a run in rounds: how many, on which adversarial sets, and how many of their images were
-    made in a second, by the network that they are against; "" of another run.
+def in_rounds(run: dict[str, Any]) -> list[str]:
+    """A line of a run in rounds: how many, on which adversarial sets, and how many of their images
+    were made in a second, by the network that they are against. Other runs have none.
     """
     if run.get("rounds") is None:
-        return ""
+        return []
     count = run["rounds"]
     text = f"{count} {'round' if count == 1 else 'rounds'}"
     if run.get("images") is not None:
@@ -105,11 +104,15 @@ def rounds_line(run: dict[str, Any]) -> str:
     text += f" by {', '.join(run['attacks'])}" if run.get("attacks") else ""
     text += f" against {', '.join(run['networks'])}" if run.get("networks") else ""
     rates = [
-        f"{network} {', '.join(f'{kind} {rate:,g}' for kind, rate in made.items())}"
-        for network, made in (run.get("images_per_second") or {}).items()
-        if made
+        f"{network} {', '.join(f'{kind} {_rate(rate)}' for kind, rate in by_attack.items())}"
+        for network, by_attack in (run.get("images_per_second") or {}).items()
+        if by_attack
     ]
-    return f"{text}; images/s: {'; '.join(rates)}" if rates else text
+    return [f"{text}; images/s: {'; '.join(rates)}" if rates else text]
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.{0 if rate >= 100 else 1}f}"
 
 
 def made(metrics: dict[str, Any]) -> str:
