@@ -43,6 +43,18 @@ PAPER = {
 }
 
 
+# As tla_ops/experiments/rounds.py records it, and what is said of it.
+IN_ROUNDS = {
+    **{"rounds": 10, "attacks": ["fgsm", "carlini"], "networks": ["f", "mnist_b"]},
+    **{"images": 60000, "steps": None, "seconds": None},
+    "images_per_second": {"f": {"fgsm": 51234.5, "carlini": 0.84}, "mnist_b": {}},
+}
+LINE = (
+    "10 rounds on sets of 60,000 training images by fgsm, carlini against f, mnist_b; "
+    "images/s: f fgsm 51,234, carlini 0.8"
+)
+
+
 def run_of(name, **changes):
     return {
         "method": name.lower().replace("-", "_"),

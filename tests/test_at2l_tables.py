@@ -447,6 +447,14 @@ def test_what_is_drawn():
     assert [mark.get_marker() for mark in marks] == ["s", "D", "s"]
     assert [mark.get_linestyle() for mark in marks] == ["None"] * 3
     assert [line.get_linestyle() for line in curve] == ["--", "-", "--"]
+    assert [line.get_marker() for line in curve] == ["s", "D", "s"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "a", "b", "c", "the paper's, Adv. train", "the paper's, AT2L"
+    ]  # fmt: skip
+    hollow = legend.legend_handles[3:]
+    assert [mark.get_marker() for mark in hollow] == ["s", "D"]
+    assert [mark.get_markerfacecolor() for mark in hollow] == ["none"] * 2
     colours = [line.get_color() for line in curve]
     assert colours[0] == colours[1] != colours[2]  # by what was trained with
     assert [mark.get_markeredgecolor() for mark in marks] == colours
@@ -454,3 +462,4 @@ def test_what_is_drawn():
         [Panel("p", [Line(m, m, "fgsm", [0.5, 0.4], {}) for m in ("at", "tr", "at2l")])]
     )
     assert len({line.get_color() for line in one.axes[0].get_lines()[::2]}) == 3
+    assert [text.get_text() for text in one.legends[0].get_texts()] == ["at", "tr", "at2l"]

@@ -9,7 +9,13 @@ from torch import nn
 from tla_ops.training import pretrained
 from tla_ops.training.models import build
 from tla_ops.training.parquet import DataError
-from tla_ops.training.pretrained import NETWORKS, WeightsError, timm_network, weights
+from tla_ops.training.pretrained import (
+    NETWORKS,
+    WeightsError,
+    looked_in,
+    timm_network,
+    weights,
+)
 
 NAME = "test_resnet.r160_in1k"
 SHAPE = (3, 40, 32)
@@ -123,6 +129,27 @@ def test_weights_are_read_from_the_data_folder(timm, hub, tmp_path, monkeypatch,
     monkeypatch.setenv("TLA_DATA", str(tmp_path / "data"))
     assert same(timm_network(1000, SHAPE, NAME, pretrained=True), module)
     assert not hub.asked
+
+
+def test_the_folder_that_is_looked_in(hub, tmp_path, monkeypatch):
+    def place(folder):
+        path = tmp_path / folder / "imagenet" / "weights" / f"{NAME}.pth"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        return path
+
+    given, within, named = map(place, ("given", "within", "named"))
+    monkeypatch.setenv("TLA_DATA", str(tmp_path / "named"))
+    with looked_in(str(tmp_path / "within")):
+        assert weights(NAME) == within
+        assert weights(NAME, tmp_path / "given") == given
+        with looked_in(None):
+            assert weights(NAME) == named
+        assert weights(NAME) == within
+    with pytest.raises(WeightsError, match=r"within reach.*no connection"), looked_in("hub"):
+        weights(NAME)
+    assert hub.asked
+    assert weights(NAME) == named
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])

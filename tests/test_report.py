@@ -7,7 +7,7 @@ import shutil
 
 import browser
 import pytest
-from sample_results import draw, metrics, put, sample
+from sample_results import IN_ROUNDS, LINE, draw, metrics, put, run_of, sample
 
 from tla_ops import cli
 from tla_ops.experiments.tables import Cell, Column, Table
@@ -242,6 +242,14 @@ def test_what_is_said_of_budgets_and_unfinished_runs(tmp_path):
     assert "<dt>attack_step</dt><dd>3/160</dd>" in first
 
 
+def test_what_is_said_of_a_run_in_rounds(tmp_path):
+    part = {"dataset": "mnist", "runs": [run_of("AT2L", **IN_ROUNDS), run_of("UM")]}
+    put(tmp_path, metrics("at2l/table1", [], parts=[part]))
+    _, text = report(tmp_path)
+    assert f"<ul><li>{LINE}</li><li>changed: epochs: 30 in the recipe, 1 here</li></ul>" in text
+    assert text.count("images/s") == 1
+
+
 def test_a_missing_figure_is_named(tmp_path, capsys):
     put(tmp_path, metrics("tla/fig1", [], figures=[{"file": "gone.png", "alt": "Dots"}]))
     status, text = report(tmp_path)
@@ -283,6 +291,11 @@ BROKEN = {
     "title must be text, got None": {"title": None},
     "figures[0] must have 'file'": {"figures": [{}]},
     "parts[0].runs[0] must have 'method'": {"parts": [{"dataset": "d", "runs": [{}]}]},
+    "parts[0].runs[0].images_per_second.f.ll must be an integer or a number, got 'x'": {
+        "parts": [
+            {"dataset": "d", "runs": [{"method": "m", "images_per_second": {"f": {"ll": "x"}}}]}
+        ]
+    },
     "environment must be an object, got []": {"environment": []},
 }
 

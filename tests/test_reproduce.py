@@ -17,8 +17,10 @@ pytest.importorskip("sklearn", reason="the digits come with scikit-learn: extra 
 from test_cli import EXTRAS
 
 from tla_ops import cli
+from tla_ops.commands import reproduce as reproduce_verb
 from tla_ops.experiments.targets import TARGETS
-from tla_ops.training import attacks, checkpoint, trainer
+from tla_ops.training import attacks, checkpoint, pretrained, trainer
+from tla_ops.training.checkpoint import CheckpointError
 from tla_ops.training.data import load
 from tla_ops.training.image_set import hold_out
 
@@ -291,8 +293,29 @@ def test_the_list(capsys):
     assert listed["tla/table1"]["extras"] == ["eval"]
     assert listed["tla/table4"] == {
         "title": "Other networks: MLP and ConvNet", "datasets": ["mnist", "cifar10"],
-        "methods": ["um", "at", "alp", "tla"], "extras": [],
+        "methods": ["um", "at", "alp", "tla"], "extras": [], "packages": {},
     }  # fmt: skip
+
+
+def test_the_list_has_packages_that_no_extra_brings(capsys):
+    assert cli.main(["reproduce", "--list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    needing = {name: about["packages"] for name, about in listed.items() if about["packages"]}
+    cats = {"cats-vs-dogs": "torchvision", "cifar10-cats-dogs": "torchvision"}
+    cifar, originals = {"cifar10": "torchvision"}, {"imagenet": "timm", "cifar10": "torchvision"}
+    assert needing == {
+        **dict.fromkeys(("at2l/fig1", "at2l/fig2"), cats | cifar),
+        **dict.fromkeys(("at2l/app-table4", "at2l/app-table5"), cats),
+        **dict.fromkeys(("at2l/app-table9", "at2l/app-table10"), cifar),
+        **dict.fromkeys(("at2l/table2", "at2l/app-table15", "at2l/app-table16"), originals),
+    }
+    assert cli.main(["reproduce", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("timm, ")]
+    assert line.endswith("on imagenet: at2l/table2, at2l/app-table15, at2l/app-table16")
+    assert [line.split(":")[0].split()[-1] for line in lines if line.startswith("torchvision")] == [
+        "cats-vs-dogs", "cifar10", "cifar10-cats-dogs"
+    ]  # fmt: skip
 
 
 BLOCKED = """
@@ -382,6 +405,55 @@ def test_missing_data_is_1_before_anything_is_trained(tmp_path, monkeypatch, cap
     monkeypatch.setenv("TLA_DATA", str(tmp_path / "nowhere"))
     arguments = ("tla/table5", "--budget", "short")
     refused(*arguments, output=output, status=1, message="--data: ", capsys=capsys)
+
+
+@pytest.fixture
+def undecoded(monkeypatch):
+    monkeypatch.delenv("TLA_DATA", raising=False)
+    monkeypatch.setattr(reproduce_verb, "load_data", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setitem(sys.modules, "art", sys)  # which is asked for first
+
+
+@pytest.mark.parametrize(
+    ("target", "dataset", "package"),
+    [("table2", "imagenet", "timm"), ("table2", "cifar10", "torchvision"),
+     ("fig1", "cats-vs-dogs", "torchvision"), ("app-table4", "cifar10-cats-dogs", "torchvision")],
+)  # fmt: skip
+def test_a_missing_package_is_1_before_data_are_read(
+    target, dataset, package, undecoded, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = (f"at2l/{target}", "--datasets", f"digits,{dataset}", "--data", tmp_path)
+    message = f"needs {package}: pip install {package}\n"
+    refused(*arguments, output=tmp_path / "runs", status=1, message=message, capsys=capsys)
+
+
+def test_missing_weights_are_1_before_data_are_read(undecoded, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm", sys)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    place = tmp_path / "imagenet" / "weights"
+    place.mkdir(parents=True)
+    *found, last = pretrained.NETWORKS.values()
+    for name in found:
+        (place / f"{name}.pth").touch()
+    arguments = ("at2l/table2", "--datasets", "imagenet", "--data", tmp_path)
+    message = f"weights of {last} must be in {place} as"
+    refused(*arguments, output=tmp_path / "runs", status=1, message=message, capsys=capsys)
+
+
+def test_networks_look_for_weights_where_the_data_are(tmp_path, monkeypatch):
+    def make(target, lab):
+        made.append(pretrained.weights("own"))
+        raise CheckpointError("seen")
+
+    made = []
+    path = tmp_path / "imagenet" / "weights" / "own.pth"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setenv("TLA_DATA", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr("tla_ops.experiments.target.make", make)
+    assert reproduce("tla/table6", "--data", tmp_path, output=tmp_path / "runs") == 1
+    assert made == [path]
 
 
 def test_failures_are_1(tmp_path, monkeypatch, capsys):

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_results import accuracies, metrics, run_of
+from sample_results import IN_ROUNDS, LINE, accuracies, metrics, run_of
 
-from tla_ops.experiments.page import duration, page
+from tla_ops.experiments.page import duration, in_rounds, page
 from tla_ops.experiments.tables import Cell, Column, Table, html, markdown
 
 
@@ -249,6 +249,21 @@ def test_a_page():
         "threads 2, commit 5e7ab09d1f, 2026-03-01 10:20:30 UTC, "
         "took, without what was found made, 31.4 s\n"
     )
+
+
+def test_a_run_in_rounds():
+    part = {"dataset": "mnist", "runs": [run_of("AT2L", **IN_ROUNDS), run_of("UM", changed=[])]}
+    lines = page(metrics(parts=[part])).partition("## What ran")[2].splitlines()
+    place = lines.index("- digits-at2l, seed 0, checkpoints/digits-at2l-1a2b3c4d/best.pt")
+    assert lines[place + 1 : place + 4] == [
+        f"  - {LINE}", "  - epochs: 30 in the recipe, 1 here",
+        "- digits-um, 24 steps, 3.14 s, seed 0, checkpoints/digits-um-1a2b3c4d/best.pt",
+    ]  # fmt: skip
+    two = {"f": {"fgsm": 99.96}, "b": {"ll": 100}}
+    assert in_rounds({"rounds": 1}) == ["1 round"]
+    assert in_rounds({"rounds": 2, "images_per_second": two}) == [
+        "2 rounds; images/s: f fgsm 100.0; b ll 100"
+    ]
 
 
 def test_a_page_of_the_least_there_can_be():

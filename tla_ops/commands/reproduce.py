@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> Outcome:
     from tla_ops.experiments.budget import load_budget
     from tla_ops.experiments.lab import Lab
     from tla_ops.experiments.target import make
+    from tla_ops.training import pretrained
     from tla_ops.training import recipe as recipes
     from tla_ops.training.checkpoint import CheckpointError
     from tla_ops.training.parquet import DataError
@@ -127,11 +129,12 @@ def run(args: argparse.Namespace) -> Outcome:
     )
     made = {}
     try:
-        _prepare(lab, targets)
-        for target in targets:
-            lab.say(f"{target.name}: {target.title}")
-            made[target.name] = make(target, lab)
-            lab.say(f"{target.name}: done in {made[target.name]['seconds']:.1f} s")
+        with pretrained.looked_in(args.data):
+            _prepare(args.name, lab, targets)
+            for target in targets:
+                lab.say(f"{target.name}: {target.title}")
+                made[target.name] = make(target, lab)
+                lab.say(f"{target.name}: done in {made[target.name]['seconds']:.1f} s")
     except recipes.RecipeError as error:
         raise BadUsage(f"--set {str(error).removeprefix('--set ')}") from error
     except (RunError, CheckpointError, DataError, ModuleNotFoundError) as error:
@@ -171,18 +174,29 @@ def _known(target: Any) -> tuple[str, ...]:
     return STAND_IN, *target.datasets, *others
 
 
-def _prepare(lab: Any, targets: list[Any]) -> None:
-    """Fail before anything is trained: for a value that no recipe takes, or for missing data."""
+def _prepare(name: str, lab: Any, targets: list[Any]) -> None:
+    """Fail before anything is trained: for a value that no recipe takes, for a missing package or
+    missing weights of another's networks, or, last as they take long to read, for missing data.
+    """
     from tla_ops.experiments.tla.blocks import left_to_the_target
+    from tla_ops.training import pretrained
 
+    pairs = [
+        (target, setting.dataset) for target in targets for setting in lab.settings(target.datasets)
+    ]
     for target in targets:
         left_to_the_target(lab, *target.sets)
-        for setting in lab.settings(target.datasets):
-            for method in target.methods:
-                lab.recipe(setting.dataset, method)
-    for target in targets:
-        for setting in lab.settings(target.datasets):
-            lab.dataset(setting.dataset)
+    for target, dataset in pairs:
+        for method in target.methods:
+            lab.recipe(dataset, method)
+    need(name, *{target.packages[dataset] for target, dataset in pairs
+                 if dataset in target.packages})  # fmt: skip
+    datasets = dict.fromkeys(dataset for _, dataset in pairs)
+    if "imagenet" in datasets:  # whose networks are not trained here
+        for network in pretrained.NETWORKS.values():
+            pretrained.weights(network)
+    for dataset in datasets:
+        lab.dataset(dataset)
 
 
 def _check_override(override: str) -> None:
@@ -204,6 +218,7 @@ def _about(target: Any) -> dict[str, Any]:
         "datasets": list(target.datasets),
         "methods": list(target.methods),
         "extras": list(dict.fromkeys(EXTRAS[name][1] for name in target.extras)),
+        "packages": _packages(target),
     }
 
 
@@ -231,9 +246,27 @@ def _listing() -> str:
             text_table(header, rows),
             "",
             "all need the extra [train] and, but for the digits of smoke, the data by --data",
+            *_packages_lines(TARGETS.values()),
             *(f"--budget {name}: {what}" for name, what in WORDS.items()),
         ]
     )
+
+
+def _packages(target: Any) -> dict[str, str]:
+    """Packages that no extra brings, by the data set that they are needed on."""
+    return {name: target.packages[name] for name in _known(target) if name in target.packages}
+
+
+def _packages_lines(targets: Iterable[Any]) -> list[str]:
+    """The packages of all targets, and who needs them."""
+    needing: dict[tuple[str, str], list[str]] = {}
+    for target in targets:
+        for dataset, package in _packages(target).items():
+            needing.setdefault((package, dataset), []).append(target.name)
+    return [
+        f"{package}, which no extra brings, on {dataset}: {', '.join(names)}"
+        for (package, dataset), names in needing.items()
+    ]
 
 
 def _text(made: dict[str, Any], places: dict[str, Path]) -> str:

@@ -64,7 +64,9 @@ def finish(parser: argparse.ArgumentParser, name: str, run: Callable[..., Any]) 
 
 
 def need(name: str, *modules: str) -> None:
-    """Fail with the command that installs what is missing."""
+    """Fail with the command that installs what is missing: its extra, or a package that none
+    brings.
+    """
     missing = []
     for module in modules:
         try:
@@ -72,13 +74,13 @@ def need(name: str, *modules: str) -> None:
         except ModuleNotFoundError as error:
             if (error.name or module).split(".")[0] != module:
                 raise
-            missing.append(EXTRAS[module])
+            missing.append(module)
     if missing:
-        packages, extras = zip(*missing, strict=True)
-        raise CommandError(
-            f"needs {' and '.join(packages)}: "
-            f"pip install 'tla_ops[{','.join(dict.fromkeys(extras))}]'"
-        )
+        packages = [EXTRAS[module][0] if module in EXTRAS else module for module in missing]
+        extras = dict.fromkeys(EXTRAS[module][1] for module in missing if module in EXTRAS)
+        wanted = [f"'tla_ops[{','.join(extras)}]'"] if extras else []
+        wanted += [module for module in missing if module not in EXTRAS]
+        raise CommandError(f"needs {' and '.join(packages)}: pip install {' '.join(wanted)}")
 
 
 def check_file(path: Path) -> None:

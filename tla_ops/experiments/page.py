@@ -53,7 +53,7 @@ def _part(part: dict[str, Any]) -> str:
         lines += ["- all runs differ from their recipes in", _items(common, "  ")]
     for run, own in zip(runs, changes, strict=True):
         rest = own if len(runs) == 1 else [text for text in own if text not in common]
-        lines += [f"- {escaped(run_line(run))}", _items(rest, "  ")]
+        lines += [f"- {escaped(run_line(run))}", _items([*in_rounds(run), *rest], "  ")]
     return "\n".join([f"{escaped(described(part))}\n", *filter(None, lines)]).rstrip()
 
 
@@ -89,6 +89,30 @@ def run_facts(run: dict[str, Any]) -> list[str]:
     texts += [duration(run["seconds"])] if run.get("seconds") is not None else []
     texts += [f"seed {run['seed']}"] if run.get("seed") is not None else []
     return texts + ([run["checkpoint"]] if run.get("checkpoint") else [])
+
+
+def in_rounds(run: dict[str, Any]) -> list[str]:
+    """A line of a run in rounds: how many, on which adversarial sets, and how many of their images
+    were made in a second, by the network that they are against. Other runs have none.
+    """
+    if run.get("rounds") is None:
+        return []
+    count = run["rounds"]
+    text = f"{count} {'round' if count == 1 else 'rounds'}"
+    if run.get("images") is not None:
+        text += f" on sets of {run['images']:,} training images"
+    text += f" by {', '.join(run['attacks'])}" if run.get("attacks") else ""
+    text += f" against {', '.join(run['networks'])}" if run.get("networks") else ""
+    rates = [
+        f"{network} {', '.join(f'{kind} {_rate(rate)}' for kind, rate in by_attack.items())}"
+        for network, by_attack in (run.get("images_per_second") or {}).items()
+        if by_attack
+    ]
+    return [f"{text}; images/s: {'; '.join(rates)}" if rates else text]
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.{0 if rate >= 100 else 1}f}"
 
 
 def made(metrics: dict[str, Any]) -> str:

@@ -40,6 +40,11 @@ RUN = {
     "checkpoint?": str,
     "recipe?": {str: object},
     "changed?": [str],
+    "rounds?": int,
+    "attacks?": [str],
+    "networks?": [str],
+    "images?": int,
+    "images_per_second?": {str: {str: NUMBER}},
 }
 METRICS = {
     "experiment": str,

@@ -43,7 +43,8 @@ class Target:
 
     ``module`` is in :mod:`tla_ops.experiments`; ``call`` what of it runs, with ``arguments`` after
     the lab. ``datasets`` are the paper's; ``methods`` what has to be trained; ``extras`` the import
-    names of packages beyond those of the extra [train].
+    names of packages beyond those of the extra [train]; ``packages``, by data set, of those that no
+    extra brings.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Target:
     arguments: dict[str, Any] = field(default_factory=dict)
     sets: tuple[str, ...] = ()
     """Keys of recipes that the target sets, and a user cannot."""
+    packages: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, lab: Any) -> Result:
         module = importlib.import_module(f"tla_ops.experiments.{self.module}")

@@ -18,6 +18,10 @@ FOUR = ("um", "at", "alp", "tla")
 THREE = ("at", "alp", "tla")
 ROUNDS = ("at2l-pretrain", "at2l-round")
 AT2L = ("cats-vs-dogs", "mnist", "cifar10")
+TORCHVISION = dict.fromkeys(("cats-vs-dogs", "cifar10-cats-dogs", "cifar10"), "torchvision")
+"""Data sets that AT2L has torchvision's networks for."""
+ORIGINALS = {"imagenet": "timm", "cifar10": "torchvision"}
+"""What the networks behind random layers, and those in their place, are made with."""
 
 
 def _thermometer(*tables: tuple[str, str, str]) -> list[Target]:
@@ -104,11 +108,11 @@ _TARGETS = [
     ),
     Target(
         "at2l/fig1", "Rounds of AT2L against attacks on the network itself", "at2l.curves", AT2L,
-        ROUNDS, arguments={"figure": "fig1"}, sets=WEIGHTS,
+        ROUNDS, arguments={"figure": "fig1"}, sets=WEIGHTS, packages=TORCHVISION,
     ),
     Target(
         "at2l/fig2", "Rounds of AT2L against images made on another network", "at2l.curves", AT2L,
-        ROUNDS, arguments={"figure": "fig2"}, sets=WEIGHTS,
+        ROUNDS, arguments={"figure": "fig2"}, sets=WEIGHTS, packages=TORCHVISION,
     ),
     Target(
         "at2l/fig3", "Triplet regularisation alone", "at2l.curves", ("mnist",), ROUNDS,
@@ -118,7 +122,7 @@ _TARGETS = [
     Target(
         "at2l/table2", "Random resizing and padding, unknown to the attacker",
         "at2l.randomization", ("imagenet",), ("at2l-round",), extras=("art",),
-        arguments={"table": "table2"}, sets=WEIGHTS,
+        arguments={"table": "table2"}, sets=WEIGHTS, packages=ORIGINALS,
     ),
     Target(
         "at2l/table3", "Defense-GAN with triplets", "at2l.defense_gan", ("mnist",), ROUNDS,
@@ -128,6 +132,7 @@ _TARGETS = [
         Target(
             f"at2l/app-table{number}", f"Rounds of AT2L, {how} attack", "at2l.rounds_table",
             (dataset,), ROUNDS, arguments={"table": f"app-table{number}"}, sets=WEIGHTS,
+            packages=TORCHVISION,
         )
         for number, how, dataset in (
             (4, "known", "cats-vs-dogs"), (5, "unknown", "cats-vs-dogs"), (7, "known", "mnist"),
@@ -142,7 +147,7 @@ _TARGETS = [
         Target(
             f"at2l/app-table{number}", f"Random resizing and padding, {how}",
             "at2l.randomization", ("imagenet",), ("at2l-round",), extras=("art",),
-            arguments={"table": f"app-table{number}"}, sets=WEIGHTS,
+            arguments={"table": f"app-table{number}"}, sets=WEIGHTS, packages=ORIGINALS,
         )
         for number, how in (
             (15, "unknown to the attacker"), (16, "attacked over fixed patterns")

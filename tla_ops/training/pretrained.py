@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ of another training alone."""
 FOLDER = Path("imagenet") / "weights"
 SUFFIXES = (".safetensors", ".pth", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_DATA: ContextVar[Path | str | None] = ContextVar("data", default=None)
 
 
 class WeightsError(DataError):
@@ -92,15 +95,29 @@ def timm_network(
     return wrap(nn.Sequential(parts), layer, image_shape=image_shape, classes=classes)
 
 
+@contextmanager
+def looked_in(folder: Path | str | None) -> Iterator[None]:
+    """Within it :func:`weights` takes this folder where it is given none, and so does whatever
+    makes a network; None leaves that to the environment variable TLA_DATA.
+    """
+    before = _DATA.set(folder)
+    try:
+        yield
+    finally:
+        _DATA.reset(before)
+
+
 def weights(name: str, folder: Path | str | None = None) -> Path:
     """The file with timm's weights for ImageNet of a network by timm's name.
 
-    ``folder`` is that of `data.load`; None takes the environment variable TLA_DATA. Looked at are
-    ``imagenet/weights/NAME.safetensors``, ``.pth`` and ``.bin`` in it, then the local cache of the
-    Hugging Face hub; where the folder is "hub" they are downloaded into that.
+    ``folder`` is that of `data.load`; None takes that of :func:`looked_in`, outside of it the
+    environment variable TLA_DATA. Looked at are ``imagenet/weights/NAME.safetensors``, ``.pth`` and
+    ``.bin`` in it, then the local cache of the Hugging Face hub; where the folder is "hub" they are
+    downloaded into that.
 
     Raises WeightsError where there is no such file.
     """
+    folder = _DATA.get() if folder is None else folder
     folder = os.environ.get("TLA_DATA") if folder is None else folder
     looked = []
     if folder and folder != "hub":
@@ -114,11 +131,11 @@ def weights(name: str, folder: Path | str | None = None) -> Path:
     if found is not None:
         return found
     looked.append(f"the local cache of the Hugging Face hub as {repository}")
-    where = "in the folder that the environment variable TLA_DATA names"
+    where = "in the folder of the data, which the environment variable TLA_DATA or --data names,"
     raise WeightsError(
         f"timm: weights of {name} must be in {', or in '.join(looked)}, got none: put the file "
         f"{HUB_FILES[0]} of https://huggingface.co/{repository} {where} as "
-        f"{FOLDER / name}{SUFFIXES[0]}, or set TLA_DATA to hub to download it"
+        f"{FOLDER / name}{SUFFIXES[0]}, or give hub in its place to download it"
     )
 
 

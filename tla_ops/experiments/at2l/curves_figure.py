@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from tla_ops.experiments.at2l.names import METHODS
 from tla_ops.experiments.style import (
+    INK,
     LABEL,
     WIDTH,
     despine,
@@ -17,13 +19,14 @@ from tla_ops.experiments.style import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 ACROSS = 3
 """Panels in a row, at most."""
 STYLES = {"at": "--", "at2l": "-", "tr": ":"}
 """Of lines, by method; the colour says what was trained with."""
-PRINTED = {"at": "s", "at2l": "D", "tr": "^"}
-"""Hollow marks of the paper's numbers."""
+MARKERS = {"at": "s", "at2l": "D", "tr": "^"}
+"""By method: small and full on lines, larger and hollow for the paper's numbers."""
 
 
 class Line(NamedTuple):
@@ -56,11 +59,11 @@ def curves_figure(panels: Sequence[Panel], footnote: str = "") -> Figure:
             ]
             axis.plot(
                 range(len(values)), values, color=colour, linestyle=STYLES[line.method],
-                marker="o", markersize=3.5, linewidth=1.5, label=line.name,
+                marker=MARKERS[line.method], markersize=3.5, linewidth=1.5, label=line.name,
             )  # fmt: skip
             axis.plot(
                 list(line.printed), list(line.printed.values()), linestyle="none",
-                marker=PRINTED[line.method],
+                marker=MARKERS[line.method],
                 markersize=6, markerfacecolor="none", markeredgecolor=colour,
             )  # fmt: skip
         axis.set_title(panel.title, fontsize=LABEL)
@@ -75,5 +78,21 @@ def curves_figure(panels: Sequence[Panel], footnote: str = "") -> Figure:
         axis.set_visible(False)
     for row in range(down):
         axes[row * across].set_ylabel("error", fontsize=LABEL)
-    legend_below(figure, axes[0].get_legend_handles_labels()[0], ACROSS)
+    lines = [line for panel in panels for line in panel.lines]
+    handles = axes[0].get_legend_handles_labels()[0]
+    legend_below(figure, [*handles, *_explained(lines)], ACROSS)
     return figure
+
+
+def _explained(lines: Sequence[Line]) -> list[Line2D]:
+    """For the legend, a hollow mark of each method that the paper has numbers of."""
+    from matplotlib.lines import Line2D
+
+    methods = dict.fromkeys(line.method for line in lines if line.printed)
+    return [
+        Line2D(
+            [], [], linestyle="none", marker=MARKERS[method], markersize=6,
+            markerfacecolor="none", markeredgecolor=INK, label=f"the paper's, {METHODS[method]}",
+        )
+        for method in methods
+    ]  # fmt: skip

@@ -16,7 +16,8 @@ from math import prod
 import torch
 
 from tla_ops.experiments import paper
-from tla_ops.experiments.at2l.names import ATTACKS, DATASETS
+from tla_ops.experiments.at2l.ensemble import named
+from tla_ops.experiments.at2l.names import ATTACKS
 from tla_ops.experiments.at2l.random_layers import (
     STAND_INS,
     attacked,
@@ -156,12 +157,6 @@ def right(lab: Lab, setting: Setting, networks: Sequence[Trained]) -> ImageSet:
 def at_most(images: ImageSet, count: int | None) -> ImageSet:
     """A stratified choice, where there are more."""
     return hold_out(images, count)[1] if count is not None and count < len(images) else images
-
-
-def named(setting: Setting) -> str:
-    """The data set and what it stands in for."""
-    name = DATASETS[setting.dataset]
-    return name if setting.paper == setting.dataset else f"{name} for {DATASETS[setting.paper]}"
 
 
 def called(setting: Setting, name: str, trained: Trained) -> str:
