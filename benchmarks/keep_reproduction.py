@@ -17,7 +17,7 @@ from tla_ops.training.files import write_json
 
 
 def keep(folder: Path, place: Path | None) -> list[Path]:
-    """Every finished result below ``folder`` beyond smoke size, by budget and target, under
+    """Every finished result below ``folder`` beyond smoke size, by budget, target and seed, under
     ``place`` or the folder of the machine that it was made on.
     """
     kept = []
@@ -29,7 +29,8 @@ def keep(folder: Path, place: Path | None) -> list[Path]:
         its = machine() if made_on["device"] == "cpu" else dashed(made_on["machine"])
         target = metrics["experiment"].replace("/", "-")
         folder = (place or RESULTS / its) / "reproduce"
-        kept.append(folder / f"{metrics['budget']}-{target}.json")
+        seed = f"-seed{metrics['seed']}" if metrics.get("seed") else ""
+        kept.append(folder / f"{metrics['budget']}-{target}{seed}.json")
         write_json(kept[-1], metrics)
     return kept
 

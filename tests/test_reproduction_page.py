@@ -43,6 +43,14 @@ def test_finished_results_beyond_smoke_are_kept(keep, tmp_path, capsys):
     assert all(name in capsys.readouterr().out for name in names[:1])
 
 
+def test_results_of_other_seeds_are_kept_beside_the_first(keep, tmp_path):
+    for seed in (0, 3):
+        put(tmp_path / f"runs{seed}", metrics("tla/fig5", budget="short", seed=seed))
+        keep.main([str(tmp_path / f"runs{seed}"), "--output", str(tmp_path / "kept")])
+    found = {path.name for path in (tmp_path / "kept").glob("**/*.json")}
+    assert found == {"short-tla-fig5.json", "short-tla-fig5-seed3.json"}
+
+
 def test_the_page(render):
     picture = {"file": "roc.png", "caption": "Curves.", "alt": "Lines"}
     page = render([
