@@ -33,8 +33,10 @@ demo: $(VENV)/.installed ## train on the embedded digits three ways, attack, pri
 smoke: $(VENV)/.installed ## every table and figure of the papers at smoke size, on the embedded digits (AT2L's on TLA_DATA, too), and the report
 	rm -rf smoke-output
 	$(BIN)/tla-ops reproduce tla at2l --budget smoke --output smoke-output
-	test ! -d "$(TLA_DATA)" || $(BIN)/tla-ops reproduce at2l --budget smoke --output smoke-output \
-	  --datasets mnist,cifar10-cats-dogs
+	test ! -d "$(TLA_DATA)/mnist" || \
+	  $(BIN)/tla-ops reproduce at2l --budget smoke --datasets mnist --output smoke-output
+	test ! -d "$(TLA_DATA)/cifar10" || ! $(BIN)/python -c "import torchvision" || $(BIN)/tla-ops reproduce \
+	  at2l/app-table4 at2l/app-table5 --budget smoke --datasets cifar10-cats-dogs --images 20 --output smoke-output
 	$(BIN)/tla-ops report smoke-output
 
 .PHONY: test
