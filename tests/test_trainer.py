@@ -173,7 +173,9 @@ def test_an_epoch_takes_each_image_once(digits, tmp_path):
     for _ in range(2):
         taken = []
         for _ in range(run.steps_per_epoch):
-            taken += run._rows().tolist()
+            rows, host_rows = run._rows()
+            assert torch.equal(rows.cpu(), host_rows)
+            taken += rows.tolist()
             run.step += 1
         assert len(set(taken)) == len(taken) == run.steps_per_epoch * 20
         epochs.append(taken)

@@ -146,7 +146,7 @@ def test_momentum_repeats_a_share_of_the_step_before(start):
 def test_augmentation_is_the_recipes(name, augment, start):
     run = start("digits-tla", f"augment={name}", "candidates=30")
     seen = calls_of(run.training_step)
-    rows = run._rows()
+    rows, _ = run._rows()
     run.train_step()
     torch.manual_seed(run._stream("step", 0, 0))
     expected = run.images.batch(rows, 30, augment=augment)
