@@ -28,7 +28,10 @@ def reproduction_page(documents: list[dict]) -> str:
     made.sort(key=lambda document: order.index(document["experiment"]))
     parts = [INTRO]
     for document in made:
-        text = page(document | {"figures": []})
+        title = document["title"]
+        if document.get("seed"):
+            title += f", seed {document['seed']}"
+        text = page(document | {"figures": [], "title": title})
         parts.append("\n".join(_lower(line) for line in text.splitlines()))
     if not made:
         parts.append("Nothing has been made beyond smoke runs.")

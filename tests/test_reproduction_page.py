@@ -57,12 +57,14 @@ def test_the_page(render):
         metrics("tla/supp-fig8", title="Landscape", budget="full"),
         metrics("tla/table1", title="Of smoke"),
         metrics("tla/fig5", title="Detection", budget="short", figures=[picture]),
+        metrics("tla/fig5", title="Detection", budget="short", seed=3),
         metrics("tla/table1", title="Accuracy", budget="full"),
     ])  # fmt: skip
     heads = [line for line in page.splitlines() if line.startswith("#")]
     what = "### What ran"
     assert heads == [
-        "# Reproduction", "## Accuracy", what, "## Detection", what, "## Landscape", what
+        "# Reproduction", "## Accuracy", what, "## Detection", what, "## Detection, seed 3", what,
+        "## Landscape", what,
     ]  # fmt: skip
     assert "roc.png" not in page
     assert "Of smoke" not in page
