@@ -25,7 +25,7 @@ def reproduction_page(documents: list[dict]) -> str:
         for document in documents
         if document["budget"] != "smoke" and document["experiment"] in order
     ]
-    made.sort(key=lambda document: order.index(document["experiment"]))
+    made.sort(key=lambda document: (order.index(document["experiment"]), document.get("seed", 0)))
     parts = [INTRO]
     for document in made:
         title = document["title"]

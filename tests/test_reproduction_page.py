@@ -69,7 +69,7 @@ def test_the_page(render):
     assert "roc.png" not in page
     assert "Of smoke" not in page
     assert page.count("Full run") == 2
-    assert page.count("Short run") == 1
+    assert page.count("Short run") == 2
     assert "Nothing has been made" not in page
 
 
