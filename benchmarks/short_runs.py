@@ -10,7 +10,6 @@ failed.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, environment, machine, write_json
+from harness import RESULTS, curves, environment, machine, write_json
 
 from tla_ops.training import checkpoint, trainer
 from tla_ops.training.data import DataError, load
@@ -82,11 +81,6 @@ def measured(run: Run, folder: Path, data: str | None) -> dict[str, Any]:
     started = time.perf_counter()
     result = trainer.train(recipe, dataset, folder, resume=True, device="cpu")
     seconds = time.perf_counter() - started
-    with (folder / "metrics.csv").open(newline="") as file:
-        curves = [
-            {name: float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
     model, _ = checkpoint.read_model(folder / "best.pt")
     rows = torch.arange(min(run.images, len(dataset.test)))
     test = dataset.test
@@ -99,7 +93,7 @@ def measured(run: Run, folder: Path, data: str | None) -> dict[str, Any]:
         "train_seconds": seconds,
         "images": result["images"],
         "notes": [*dataset.notes, f"the first {len(rows)} test images"],
-        "curves": curves,
+        "curves": curves(folder / "metrics.csv"),
         "attacks": evaluate(model, recipe, test.take(rows), test.labels[rows], run.attacks),
     }
 

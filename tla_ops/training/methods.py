@@ -3,7 +3,9 @@
 Every set of images, a stream, is forwarded by a call of its own, so that batch normalisation never
 mixes the statistics of clean and adversarial images; a method's docstring names its streams in the
 order in which they move the running statistics. What mode the model has in the attack, the attack
-says: ``functools.partial(pgd, mode="eval", ...)``.
+says: ``functools.partial(pgd, mode="eval", ...)``. With ``statistics="adversarial"`` only the
+adversarial stream moves them: what the model is in eval mode, where it is attacked, is then made
+for adversarial images alone. The default "all" is what plain forward calls do.
 
 ``label_smoothing`` is the share of each target that is spread over all classes, in every cross
 entropy. Nothing here waits for the device, and under ``torch.autocast`` the losses are float32.
@@ -25,6 +27,7 @@ from tla_ops.training.steps import (
     Step,
     active_hinges,
     at_work,
+    clean_streams,
     cross_entropy,
     nearest_negatives,
     noisy,
@@ -70,6 +73,7 @@ def alp(
     *,
     attack: Attack,
     weight: float = 0.5,
+    statistics: str = "all",
     label_smoothing: float = 0.0,
 ) -> Step:
     """Adversarial logit pairing (Kannan et al. 2018): L(f(x'), y) + λ ‖f(x) - f(x')‖² / C.
@@ -81,7 +85,8 @@ def alp(
     """
     adversarial = attack(model, batch.images, batch.labels)
     logits = model(adversarial)
-    pairing = at_work(model(batch.images)) - at_work(logits)
+    with clean_streams(model, statistics):
+        pairing = at_work(model(batch.images)) - at_work(logits)
     loss = cross_entropy(logits, batch.labels, label_smoothing)
     return Step(loss + weight * pairing.square().mean())
 
@@ -119,6 +124,7 @@ def tla(
     layer: str = "penultimate",
     source_positive: bool = False,
     noise: Fraction = Fraction(0),
+    statistics: str = "all",
     bank: tla_ops.FeatureBank | None = None,
     label_smoothing: float = 0.0,
     generator: torch.Generator | None = None,
@@ -157,6 +163,8 @@ def tla(
             to which the sum is clamped. The paper has it within ε on "the clean images", its
             authors' code on the source alone; that code also rounds to integers of 0..255, which
             is not done here.
+        statistics: "all" or "adversarial": the streams that move batch normalisation's running
+            statistics.
         label_smoothing: in [0, 1].
         generator: draws the noise, on the images' device; torch's default if None.
 
@@ -169,8 +177,8 @@ def tla(
     index = None if bank is not None else nearest_negatives(model, adversarial, batch, layer)
     return tla_loss(
         model, batch, adversarial, index, weight=weight, norm_weight=norm_weight, margin=margin,
-        norm=norm, layer=layer, source_positive=source_positive, noise=noise, bank=bank,
-        label_smoothing=label_smoothing, generator=generator,
+        norm=norm, layer=layer, source_positive=source_positive, noise=noise, statistics=statistics,
+        bank=bank, label_smoothing=label_smoothing, generator=generator,
     )  # fmt: skip
 
 
@@ -185,6 +193,7 @@ def tla_rn(
     norm: str = "l2",
     source_positive: bool = False,
     noise: Fraction = Fraction(0),
+    statistics: str = "all",
     label_smoothing: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Step:
@@ -199,8 +208,8 @@ def tla_rn(
     index = random_negatives(batch, generator)
     return tla_loss(
         model, batch, adversarial, index, weight=weight, norm_weight=norm_weight, margin=margin,
-        norm=norm, source_positive=source_positive, noise=noise, label_smoothing=label_smoothing,
-        generator=generator,
+        norm=norm, source_positive=source_positive, noise=noise, statistics=statistics,
+        label_smoothing=label_smoothing, generator=generator,
     )  # fmt: skip
 
 
@@ -214,6 +223,7 @@ def tla_sa(
     margin: float,
     norm: str = "l2",
     noise: Fraction = Fraction(0),
+    statistics: str = "all",
     bank: tla_ops.FeatureBank | None = None,
     label_smoothing: float = 0.0,
     generator: torch.Generator | None = None,
@@ -228,11 +238,13 @@ def tla_sa(
     adversarial = attack(model, batch.images, batch.labels)
     source = noisy(batch.images, noise, generator)
     index = None if bank is not None else nearest_negatives(model, source, batch)
-    positive, anchor = model.features(adversarial), model.features(source)
-    triplets = triplets_of(
-        model, batch, anchor, positive, index, bank,
-        weight=weight, norm_weight=norm_weight, margin=margin, norm=norm,
-    )  # fmt: skip
+    positive = model.features(adversarial)
+    with clean_streams(model, statistics):
+        anchor = model.features(source)
+        triplets = triplets_of(
+            model, batch, anchor, positive, index, bank,
+            weight=weight, norm_weight=norm_weight, margin=margin, norm=norm,
+        )  # fmt: skip
     loss = cross_entropy(model.head(positive), batch.labels, label_smoothing)
     return triplet_step(loss, triplets, bank, anchor, batch.labels, margin)
 

@@ -20,6 +20,7 @@ from tla_ops.training import attacks, methods
 from tla_ops.training.augment import AUGMENT
 from tla_ops.training.data import DATASETS
 from tla_ops.training.models import MODELS
+from tla_ops.training.steps import STATISTICS
 
 FOLDER = Path(__file__).parent / "recipes"
 METHODS: dict[str, Callable[..., methods.Step]] = {
@@ -121,6 +122,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("32-true", "bf16-mixed"),
     "fast_attack": ("off", "float32", "bfloat16"),
     "norm": ("l2", "mean_square"),
+    "statistics": STATISTICS,
 }
 LARGEST = 2.0**62
 # Lowest and highest value; a key that is None is left out.

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import tla_ops
 from tla_ops.training.attacks import model_mode
 from tla_ops.training.layers import PENULTIMATE, represent, represent_with_logits
 from tla_ops.training.models import Classifier
+
+STATISTICS = ("all", "adversarial")
+"""Which streams move batch normalisation's running statistics."""
 
 
 class Batch(NamedTuple):
@@ -47,6 +53,29 @@ class Step(NamedTuple):
     active: Tensor | None = None
 
 
+@contextmanager
+def clean_streams(model: Classifier, statistics: str) -> Iterator[None]:
+    """Run the body, which forwards clean images, such that batch normalisation counts them into its
+    running statistics ("all") or leaves those to the adversarial stream ("adversarial"). In train
+    mode every batch is normalised by its own statistics all the same.
+    """
+    if statistics not in STATISTICS:
+        raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
+    counting = [
+        module
+        for module in model.modules()
+        if statistics == "adversarial" and isinstance(module, _BatchNorm)
+        if module.training and module.track_running_stats
+    ]
+    for module in counting:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in counting:
+            module.track_running_stats = True
+
+
 @torch.no_grad()
 def pool_features(
     model: Classifier, anchors: Tensor, candidates: Tensor, layer: str = PENULTIMATE
@@ -71,6 +100,7 @@ def tla_loss(
     layer: str = PENULTIMATE,
     source_positive: bool = False,
     noise: Fraction = Fraction(0),
+    statistics: str = "all",
     bank: tla_ops.FeatureBank | None = None,
     label_smoothing: float = 0.0,
     generator: torch.Generator | None = None,
@@ -87,11 +117,12 @@ def tla_loss(
         )
     anchor, logits = represent_with_logits(model, adversarial, layer)
     sources = [noisy(batch.images, noise, generator)] if source_positive else []
-    positives = [represent(model, images, layer) for images in (*sources, batch.positives)]
-    triplets = triplets_of(
-        model, batch, anchor, torch.stack(positives, 1), index, bank, layer,
-        weight=weight, norm_weight=norm_weight, margin=margin, norm=norm,
-    )  # fmt: skip
+    with clean_streams(model, statistics):
+        positives = [represent(model, images, layer) for images in (*sources, batch.positives)]
+        triplets = triplets_of(
+            model, batch, anchor, torch.stack(positives, 1), index, bank, layer,
+            weight=weight, norm_weight=norm_weight, margin=margin, norm=norm,
+        )  # fmt: skip
     loss = cross_entropy(logits, batch.labels, label_smoothing)
     return triplet_step(loss, triplets, bank, positives[-1], batch.labels, margin)
 

@@ -1,0 +1,153 @@
+"""Whether triplets help adversarial training, and what decides it: MNIST runs, one change each.
+
+Every run is evaluated on development images: training images that are neither learned from nor
+choose the checkpoint. Test images are not looked at. Networks and lengths are what a processor
+manages in minutes, and each file says which.
+
+One JSON file a run under benchmarks/results/<machine>/ablation/; a run whose file is there is not
+made again. docs/ablation.md is rendered from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import RESULTS, curves, environment, machine, write_json
+
+from tla_ops.training import checkpoint, trainer
+from tla_ops.training.attacks import in_batches, pgd
+from tla_ops.training.data import Dataset, hold_out, load
+from tla_ops.training.evaluate import accuracy
+from tla_ops.training.models import Classifier
+from tla_ops.training.recipe import Recipe, load_recipe
+
+EXAMPLES = """examples:
+  TLA_DATA=data python benchmarks/ablation.py --list
+  TLA_DATA=data python benchmarks/ablation.py --only at,tla,tla-statistics --seeds 0,1,2
+  TLA_DATA=data python benchmarks/ablation.py --only at --set max_steps=20 --output /tmp/ablation
+"""
+BASE = (
+    "model_options.width=0.25", "learning_rate=1e-3", "attack_steps=5", "attack_step=1/10",
+    "fast_attack=bfloat16", "max_steps=800", "log_every=50", "val_every=200", "val_images=500",
+    "val_steps=10", "checkpoint_every=400",
+)  # fmt: skip
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "at": (),
+    "alp": (),
+    "tla": (),
+    "tla-statistics": ("statistics=adversarial",),
+    "tla-rn": (),
+    "tla-rn-statistics": ("statistics=adversarial",),
+    "tla-sa": (),
+    "tla-sa-statistics": ("statistics=adversarial",),
+    "alp-statistics": ("statistics=adversarial",),
+    "tla-no-norms": ("norm_weight=0",),
+    "tla-mean-square": ("norm=mean_square", "norm_weight=5e-5"),
+    "tla-no-triplets": ("weight=0",),
+    "tla-weight-0.1": ("weight=0.1",),
+    "tla-weight-2": ("weight=2",),
+    "tla-margin-0.01": ("margin=0.01",),
+    "tla-margin-0.2": ("margin=0.2",),
+    "tla-candidates-500": ("candidates=500",),
+    "at-no-smoothing": ("label_smoothing=0",),
+    "tla-no-smoothing": ("label_smoothing=0",),
+    "at-slower": ("learning_rate=3e-4",),
+    "tla-slower": ("learning_rate=3e-4",),
+    "at-longer": ("max_steps=2400",),
+    "tla-longer": ("max_steps=2400",),
+    "tla-statistics-longer": ("statistics=adversarial", "max_steps=2400"),
+}
+"""What a run changes, beside `BASE`, of the recipe that begins its name."""
+METHODS = ("tla-rn", "tla-sa", "tla", "alp", "at")
+DEVELOPMENT = 1000
+ATTACK = {"epsilon": Fraction(3, 10), "step": Fraction(1, 20), "steps": 40}
+
+
+def recipe_of(name: str, seed: int, overrides: Sequence[str] = ()) -> Recipe:
+    method = next(method for method in METHODS if name == method or name.startswith(f"{method}-"))
+    recipe = load_recipe(f"mnist-{method}", [*BASE, *VARIANTS[name], *overrides])
+    return replace(recipe, name=name, seed=seed)
+
+
+def found(path: Path, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Accuracies of a checkpoint, always under the same random starts."""
+    model: Classifier = checkpoint.read_model(path)[0]
+    torch.manual_seed(0)
+    attack = in_batches(partial(pgd, **ATTACK, early_stop=True), 500)
+    adversarial = attack(model, images, labels)
+    return {
+        "clean": accuracy(model, images, labels),
+        "pgd": accuracy(model, adversarial, labels),
+    }
+
+
+def measured(name: str, recipe: Recipe, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    rest, development = hold_out(dataset.train, DEVELOPMENT)
+    started = time.perf_counter()
+    result = trainer.train(recipe, dataset._replace(train=rest), folder, resume=True, device="cpu")
+    seconds = time.perf_counter() - started
+    images, labels = development.images, development.labels
+    return environment() | {
+        "variant": name,
+        "changed": list(VARIANTS[name]),
+        "base": list(BASE),
+        "threads": torch.get_num_threads(),
+        "seed": recipe.seed,
+        "recipe": result["recipe"],
+        "steps": result["step"],
+        "best_step": result["best"]["step"],
+        "seconds": seconds,
+        "images": len(labels),
+        "attack": {key: str(value) for key, value in ATTACK.items()},
+        "best": found(folder / "best.pt", images, labels),
+        "last": found(folder / "last.pt", images, labels),
+        "curves": curves(folder / "metrics.csv"),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="folder of the data sets (default: TLA_DATA)")
+    parser.add_argument("--list", action="store_true", help="the runs, and leave")
+    parser.add_argument("--only", type=lambda text: text.split(","), metavar="NAME,...")
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2]
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="for checkpoints")
+    parser.add_argument("--output", type=Path, help="folder (default: benchmarks/results/...)")
+    args = parser.parse_args(arguments)
+    if args.list:
+        for name, changed in VARIANTS.items():
+            print(f"{name:24}{', '.join(changed)}")
+        return 0
+    names = args.only or list(VARIANTS)
+    if unknown := set(names) - set(VARIANTS):
+        parser.error(f"--only must be of {', '.join(VARIANTS)}, got {', '.join(sorted(unknown))}")
+    dataset = load("mnist", args.data)
+    place = args.output or RESULTS / machine() / "ablation"
+    for seed in args.seeds:
+        for name in names:
+            path = place / f"{name}-seed{seed}.json"
+            if path.exists():
+                continue
+            recipe = recipe_of(name, seed, args.overrides)
+            document = measured(name, recipe, dataset, args.runs / f"{name}-seed{seed}")
+            write_json(path, document)
+            print(name, seed, document["best"], document["last"], flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
