@@ -80,6 +80,11 @@ short-runs: $(VENV)/.installed ## minutes of training on MNIST, CIFAR-10, Tiny I
 	$(BIN)/python benchmarks/short_runs.py
 	$(BIN)/python benchmarks/render.py
 
+.PHONY: ablation
+ablation: $(VENV)/.installed ## AT against TLA on MNIST, one change at a time, three seeds (TLA_DATA=folder; ONLY=run,run); docs/ablation.md
+	$(BIN)/python benchmarks/ablation.py $(if $(ONLY),--only $(ONLY))
+	$(BIN)/python benchmarks/render.py
+
 .PHONY: latency
 latency: $(VENV)/.installed ## forward and backward at the papers' sizes, on the GPU if there is one
 	$(BIN)/python benchmarks/latency.py

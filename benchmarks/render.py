@@ -1,5 +1,5 @@
-"""Renders docs/performance.md, docs/scaling.md, docs/training.md, docs/reproduction.md and their
-figures from benchmarks/results.
+"""Renders docs/performance.md, docs/scaling.md, docs/training.md, docs/reproduction.md,
+docs/ablation.md and their figures from benchmarks/results.
 
 python benchmarks/render.py
 """
@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from render_ablation import ablation_figures, ablation_page
 from render_latency import latency_tables, line
 from render_mining import grid_tables, long_table
 from render_reproduction import reproduction_page
@@ -135,18 +136,24 @@ def main() -> None:
         return [_read(path) for path in sorted(results.glob(f"*/{name}.json"))]
 
     made = [_read(path) for path in sorted(results.glob("*/reproduce/*.json"))]
+    changed = [_read(path) for path in sorted(results.glob("*/ablation/*.json"))]
     scaling, runs = every("scaling"), every("short_runs")
     pages = {
         "performance.md": page(results),
         "scaling.md": scaling_page(scaling),
         "training.md": training_page(every("train"), every("attacks"), every("carlini"), runs),
         "reproduction.md": reproduction_page(made),
+        "ablation.md": ablation_page(changed),
     }
     for name, text in pages.items():
         (DOCS / name).write_text(text)
         print(f"written to {DOCS / name}")
     try:
-        for path in (*figures(scaling, DOCS), *training_figures(runs, DOCS)):
+        for path in (
+            *figures(scaling, DOCS),
+            *training_figures(runs, DOCS),
+            *ablation_figures(changed, DOCS),
+        ):
             print(f"written to {path}")
     except ImportError as error:
         print(f"figures left out: {error}")

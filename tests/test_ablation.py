@@ -1,0 +1,185 @@
+"""benchmarks/ablation.py and its page: runs that differ in one thing, and what is said of them."""
+
+import json
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import ablation
+
+    return ablation
+
+
+@pytest.fixture
+def render(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import render_ablation
+
+    return render_ablation
+
+
+def document(variant, seed, pgd, changed=(), base=("max_steps=800",), **more):
+    curves = [{"step": 50.0, "val_adversarial": pgd, "val_clean": 0.9}]
+    if variant.startswith("tla"):
+        curves[0] |= {"active": 0.46, "positive_distance": 0.325, "negative_distance": 0.375}
+    return {
+        "variant": variant, "seed": seed, "changed": list(changed), "base": list(base),
+        "machine": "some-cpu", "device": "Some CPU", "torch": "2.13.0", "commit": "abc",
+        "threads": 1, "images": 1000, "seconds": 90.0, "steps": 800, "best_step": 600,
+        "attack": {"epsilon": "3/10", "step": "1/20", "steps": "40"},
+        "best": {"clean": 0.975, "pgd": pgd}, "last": {"clean": 0.97, "pgd": pgd - 0.05},
+        "curves": curves,
+    } | more  # fmt: skip
+
+
+def rows(text):
+    cells = [
+        [cell.strip() for cell in row.strip("|").split(" | ")]
+        for row in text.splitlines()
+        if row.startswith("|")
+    ]
+    head, _, *body = cells
+    return {row[0]: dict(zip(head, row, strict=True)) for row in body}
+
+
+def test_every_run_differs_in_what_its_name_says(bench):
+    plain = {name: bench.recipe_of(name, 0).as_dict() for name in bench.METHODS}
+    for name, changed in bench.VARIANTS.items():
+        recipe = bench.recipe_of(name, 7)
+        method = recipe.method.replace("_", "-")
+        assert name == method or name.startswith(f"{method}-")
+        keys = {override.partition("=")[0] for override in changed} | {"name", "seed"}
+        values = recipe.as_dict()
+        apart = {k for k in values if values[k] != plain[method].get(k)}
+        assert apart <= keys
+        assert apart - {"name", "seed"} == keys - {"name", "seed"}, "a change that changes nothing"
+        assert (recipe.seed, recipe.epsilon) == (7, bench.ATTACK["epsilon"])
+
+
+def test_development_images_are_neither_learned_from_nor_choose(bench, monkeypatch, tmp_path):
+    from tla_ops.training.data import hold_out, load
+    from tla_ops.training.recipe import load_recipe
+
+    dataset = load("digits", None)
+    monkeypatch.setattr(bench, "DEVELOPMENT", 100)
+    given = []
+    train = bench.trainer.train
+    monkeypatch.setattr(
+        bench.trainer, "train", lambda r, d, *a, **k: given.append(d) or train(r, d, *a, **k)
+    )
+    recipe = load_recipe("digits-tla", ["max_steps=2", "attack_steps=1", "val_steps=1"])
+    found = bench.measured("tla", recipe, dataset, tmp_path)
+    rest, development = hold_out(dataset.train, 100)
+    assert len(given[0].train) == len(rest) == len(dataset.train) - 100
+    assert (given[0].train.stored == rest.stored).all()
+    assert found["images"] == len(development) == 100
+    assert found["best"].keys() == found["last"].keys() == {"clean", "pgd"}
+    assert found["steps"] == 2
+    assert found["curves"][-1]["step"] == 2
+    assert 0 <= found["curves"][-1]["active"] <= 1
+    json.dumps(found)
+
+
+def test_a_run_that_is_there_is_not_made_again(bench, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(bench, "load", lambda *_: None)
+    monkeypatch.setattr(
+        bench, "measured",
+        lambda name, recipe, *_: made.append((name, recipe.seed)) or document(name, recipe.seed, 1),
+    )  # fmt: skip
+    arguments = ["--only", "at,tla", "--seeds", "0,1", "--output", str(tmp_path)]
+    assert bench.main(arguments) == 0
+    assert made == [("at", 0), ("tla", 0), ("at", 1), ("tla", 1)]
+    (tmp_path / "tla-seed0.json").unlink()
+    assert bench.main(arguments) == 0
+    assert made[4:] == [("tla", 0)]
+
+
+def test_an_unknown_run(bench, capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--only", "at,tlb"])
+    assert "got tlb" in capsys.readouterr().err
+
+
+def test_nothing_is_claimed_without_results(render):
+    assert render.ablation_page([]) == render.INTRO
+    assert "|" not in render.INTRO
+
+
+def test_intervals(render):
+    assert render.interval([0.5]) is None
+    # 1, 2, 3: standard deviation 1, t of two degrees of freedom.
+    assert render.interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5)
+    assert render.interval([2.0] * 5) == 0
+    assert render.interval([0.0, 1.0] * 50) == pytest.approx(1.96 * 0.0502519, rel=1e-4)
+
+
+def test_student_quantiles(render):
+    scipy = pytest.importorskip("scipy.stats", reason="scipy comes with scikit-learn")
+    expected = scipy.t.ppf(0.975, range(1, len(render.STUDENT) + 1))
+    assert pytest.approx(expected, abs=6e-4) == render.STUDENT
+    assert pytest.approx(scipy.norm.ppf(0.975), abs=1e-3) == render.NORMAL
+
+
+def test_one_seed_has_the_images_standard_error(render):
+    row = rows(render.ablation_page([document("at", 0, 0.9)]))["at"]
+    assert row["PGD"] == "90.0% ± 1.9"
+    assert (row["to its baseline"], row["active"], row["changed"]) == ("–", "–", "–")
+    assert row["minutes a run"] == "1.5"
+
+
+def test_seeds_are_paired(render):
+    at, tla = (0.9, 0.8, 0.7), (0.91, 0.83, 0.72)
+    documents = [document("tla", seed, value) for seed, value in enumerate(tla)]
+    documents += [document("at", seed, value) for seed, value in reversed(list(enumerate(at)))]
+    documents.append(document("at", 9, 0.1))  # without a partner
+    found = rows(render.ablation_page(documents))
+    half = render.interval([1.0, 3.0, 2.0])
+    assert found["tla"]["to its baseline"] == f"+2.0 ± {half:.1f} (at, n = 3)"
+    assert found["at"]["seeds"] == "0, 1, 2, 9"
+    assert found["tla"]["PGD"].startswith(f"{mean(tla):.1%} ± ")
+    assert found["tla"]["active"] == "46%"
+    assert (found["tla"]["d+"], found["tla"]["d−"]) == ("0.325", "0.375")
+
+
+def test_a_change_is_compared_with_adversarial_training_under_the_same(render):
+    documents = [
+        document("at", 0, 0.8), document("at-longer", 0, 0.9, ["max_steps=2400"]),
+        document("tla-longer", 0, 0.95, ["max_steps=2400"]), document("tla-odd", 0, 0.85),
+        document("tla-rn-statistics-longer", 0, 0.97), document("tla-statistics", 0, 0.79),
+    ]  # fmt: skip
+    found = rows(render.ablation_page(documents))
+    assert found["tla-longer"]["to its baseline"] == "+5.0 (at-longer, n = 1)"
+    assert found["tla-odd"]["to its baseline"] == "+5.0 (at, n = 1)"
+    assert found["tla-rn-statistics-longer"]["to its baseline"] == "+7.0 (at-longer, n = 1)"
+    assert found["tla-statistics"]["to its baseline"] == "-1.0 (at, n = 1)"
+    assert found["at-longer"]["to its baseline"] == "+10.0 (at, n = 1)"
+    assert found["tla-longer"]["changed"] == "max_steps=2400"
+
+
+def test_other_bases_are_not_mixed(render, tmp_path):
+    pytest.importorskip("matplotlib")
+    documents = [document("at", 0, 0.8), document("tla", 0, 0.9, base=("max_steps=9",))]
+    text = render.ablation_page(documents)
+    assert "+10.0" not in text
+    names = ["ablation-some-cpu.svg", "ablation-some-cpu-2.svg"]
+    assert all(f"({name})" in text for name in names)
+    assert [path.name for path in render.ablation_figures(documents, tmp_path)] == names
+
+
+def test_figures_are_reproducible(render, tmp_path):
+    pytest.importorskip("matplotlib")
+    documents = [document(name, seed, 0.8) for name in ("at", "tla") for seed in (0, 1)]
+    (path,) = render.ablation_figures(documents, tmp_path)
+    first = path.read_bytes()
+    (path,) = render.ablation_figures(documents, tmp_path)
+    assert path.read_bytes() == first
+    assert b"tla, to the negative" in first
+    assert b"share of active triplets" in first
