@@ -105,6 +105,13 @@ gpu-train: ## training on a GPU, likewise: tests, steps timed, short runs on MNI
 	@$(PYTHON) tools/gpu_train.py $(if $(DATA),--data "$(DATA)") $(if $(RESULTS),--results "$(RESULTS)") \
 	  $(if $(ONLY),--only $(ONLY)) $(if $(COMMIT),--commit $(COMMIT))
 
+.PHONY: gpu-reproduce
+gpu-reproduce: ## tables of the papers on a GPU, likewise; TARGETS=tla/table1 DATASETS=mnist BUDGET=short SEEDS=0,1 SET='key=value ...' DATA=folder RESULTS=folder ONLY=step,step COMMIT=name
+	@$(PYTHON) tools/gpu_reproduce.py $(if $(TARGETS),--targets $(TARGETS)) $(if $(DATASETS),--datasets $(DATASETS)) \
+	  $(if $(BUDGET),--budget $(BUDGET)) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach set,$(SET),--set $(set)) \
+	  $(if $(DATA),--data "$(DATA)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ONLY),--only $(ONLY)) \
+	  $(if $(COMMIT),--commit $(COMMIT))
+
 .PHONY: gpu-wheels
 gpu-wheels: ## fetch what `make gpu` and `make gpu-train` may lack into wheels/; WHEELS=names, PEER_WHEELS=names, WHEEL_OPTIONS='--python-version 3.12 ...'
 	$(PYTHON) -m pip download -q --only-binary=:all: -d wheels $(WHEEL_OPTIONS) $(WHEELS)

@@ -16,15 +16,17 @@ from tla_ops.experiments.results import find
 from tla_ops.training.files import write_json
 
 
-def keep(folder: Path, place: Path | None) -> list[Path]:
+def keep(folder: Path, place: Path | None, commit: str | None = None) -> list[Path]:
     """Every finished result below ``folder`` beyond smoke size, by budget, target and seed, under
-    ``place`` or the folder of the machine that it was made on.
+    ``place`` or the folder of the machine that it was made on; ``commit`` names sources that were
+    not in git where they ran.
     """
     kept = []
     for metrics in (result.metrics for result in find(folder).results):
         if metrics["budget"] == "smoke" or not metrics["complete"]:
             continue
         made_on = metrics["environment"]
+        made_on["commit"] = commit or made_on["commit"]
         # A processor's folder is named by its instruction sets, which this machine knows of itself.
         its = machine() if made_on["device"] == "cpu" else dashed(made_on["machine"])
         target = metrics["experiment"].replace("/", "-")
@@ -41,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="--output of `tla-ops reproduce`")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/<machine>")
+    parser.add_argument("--commit", help="what to call the sources, where there was no git")
     args = parser.parse_args(arguments)
-    kept = keep(args.folder, args.output)
+    kept = keep(args.folder, args.output, args.commit)
     print("\n".join(f"written to {path}" for path in kept) or "nothing beyond smoke runs found")
     return 0 if kept else 1
 

@@ -178,11 +178,13 @@ class Lab:
         if not read_json(folder / "result.json"):
             (folder / "result.json").unlink(missing_ok=True)  # damaged: last.pt has what it said
             self.say(f"training {recipe.name} ({folder.name})")
-            whole = not (folder / "last.pt").exists()
-            began = time.perf_counter()
-            trainer.train(recipe, data, folder, resume=True, device=str(self.device))
-            if whole:  # of an interrupted run nobody knows all of its seconds
-                write_json(folder / "seconds.json", {"seconds": time.perf_counter() - began})
+            before, began = seconds_of(folder), time.perf_counter()
+            try:
+                trainer.train(recipe, data, folder, resume=True, device=str(self.device))
+            finally:
+                if before is not None and (step := _step(folder)):
+                    spent = before + time.perf_counter() - began
+                    write_json(folder / "seconds.json", {"seconds": spent, "step": step})
         made = self.read(folder / "best.pt", recipe)
         self._record(setting, made, folder)
         return made
@@ -364,7 +366,7 @@ class Lab:
                 "name": made.name,
                 "steps": result["step"],
                 "best_step": result["best"]["step"],
-                "seconds": read_json(folder / "seconds.json").get("seconds"),
+                "seconds": seconds_of(folder),
                 "seed": made.recipe.seed,
                 "checkpoint": str((folder / "best.pt").relative_to(self.output)),
                 "recipe": made.recipe.as_dict(),
@@ -396,6 +398,22 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
+
+
+def seconds_of(folder: Path) -> float | None:
+    """Seconds that the training in a folder took so far, in all its pieces; None where one was
+    killed and its seconds are not known.
+    """
+    step = _step(folder)
+    kept = read_json(folder / "seconds.json")
+    if step == 0:
+        return 0.0
+    return kept.get("seconds") if kept.get("step") == step else None
+
+
+def _step(folder: Path) -> int:
+    path = folder / "last.pt"
+    return checkpoint.read(path)["step"] if path.exists() else 0
 
 
 def identified(images: ImageSet) -> str:
