@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from render_latency import line
+from seeds import NORMAL, interval
 
 INTRO = """# Does the triplet loss help? One change at a time
 
@@ -31,20 +32,9 @@ COLUMNS = (
     *("run", "changed", "seeds", "clean", "PGD", "to its baseline", "last", "active", "d+", "d−"),
     "minutes a run",
 )
-NORMAL = 1.96
-# Of Student's t, 97.5%, by degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 BASELINE = "at"
 CURVES = ("at", "tla", "tla-statistics")
 COLOURS = ("#4477AA", "#EE7733", "#228833")
-
-
-def interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95% interval of a mean; None of fewer than two values."""
-    if len(values) < 2:
-        return None
-    quantile = STUDENT[len(values) - 2] if len(values) - 2 < len(STUDENT) else NORMAL
-    return quantile * stdev(values) / len(values) ** 0.5
 
 
 def ablation_page(documents: Sequence[dict]) -> str:

@@ -4,6 +4,8 @@ of `tla-ops reproduce` that `keep_reproduction.py` put under benchmarks/results.
 
 from __future__ import annotations
 
+from seeds import seeds_section
+
 from tla_ops.experiments.page import page
 from tla_ops.experiments.targets import TARGETS
 
@@ -12,8 +14,9 @@ INTRO = """# Reproduction
 Rendered by `benchmarks/render.py` from `benchmarks/results/*/reproduce/`. `tla-ops reproduce
 --list` shows every table and figure and what it needs; `tla-ops reproduce TARGET --budget full
 --data DIR` makes one as the paper has it. What stands here is what has been made so far, each with
-its budget, what differs from the paper's recipe, hardware and time. Smoke runs are left out: CI
-makes them all.
+its budget, what differs from the paper's recipe, hardware and time; where there are several seeds,
+first their means. Smoke runs are left out: CI makes them all. [What decides whether the triplets
+help](ablation.md) has runs on MNIST that differ in one thing each.
 """
 
 
@@ -27,15 +30,29 @@ def reproduction_page(documents: list[dict]) -> str:
     ]
     made.sort(key=lambda document: (order.index(document["experiment"]), document.get("seed", 0)))
     parts = [INTRO]
-    for document in made:
-        title = document["title"]
-        if document.get("seed"):
-            title += f", seed {document['seed']}"
-        text = page(document | {"figures": [], "title": title})
-        parts.append("\n".join(_lower(line) for line in text.splitlines()))
+    for alike in _alike(made):
+        parts += [seeds_section(alike), *map(_section, alike)]
     if not made:
         parts.append("Nothing has been made beyond smoke runs.")
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _alike(documents: list[dict]) -> list[list[dict]]:
+    """Documents that differ in their seed alone stand together, in the order of the first."""
+    groups: dict[tuple, list[dict]] = {}
+    for document in documents:
+        machine = document["environment"]["machine"]
+        key = document["experiment"], document["budget"], machine, *document.get("overrides", [])
+        groups.setdefault(key, []).append(document)
+    return list(groups.values())
+
+
+def _section(document: dict) -> str:
+    title = document["title"]
+    if document.get("seed"):
+        title += f", seed {document['seed']}"
+    text = page(document | {"figures": [], "title": title})
+    return "\n".join(_lower(line) for line in text.splitlines())
 
 
 def _lower(line: str) -> str:

@@ -25,6 +25,14 @@ def render(monkeypatch):
     return render_ablation
 
 
+@pytest.fixture
+def seeds(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import seeds
+
+    return seeds
+
+
 def document(variant, seed, pgd, changed=(), base=("max_steps=800",), **more):
     curves = [{"step": 50.0, "val_adversarial": pgd, "val_clean": 0.9}]
     if variant.startswith("tla"):
@@ -113,19 +121,19 @@ def test_nothing_is_claimed_without_results(render):
     assert "|" not in render.INTRO
 
 
-def test_intervals(render):
-    assert render.interval([0.5]) is None
+def test_intervals(seeds):
+    assert seeds.interval([0.5]) is None
     # 1, 2, 3: standard deviation 1, t of two degrees of freedom.
-    assert render.interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5)
-    assert render.interval([2.0] * 5) == 0
-    assert render.interval([0.0, 1.0] * 50) == pytest.approx(1.96 * 0.0502519, rel=1e-4)
+    assert seeds.interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5)
+    assert seeds.interval([2.0] * 5) == 0
+    assert seeds.interval([0.0, 1.0] * 50) == pytest.approx(1.96 * 0.0502519, rel=1e-4)
 
 
-def test_student_quantiles(render):
+def test_student_quantiles(seeds):
     scipy = pytest.importorskip("scipy.stats", reason="scipy comes with scikit-learn")
-    expected = scipy.t.ppf(0.975, range(1, len(render.STUDENT) + 1))
-    assert pytest.approx(expected, abs=6e-4) == render.STUDENT
-    assert pytest.approx(scipy.norm.ppf(0.975), abs=1e-3) == render.NORMAL
+    expected = scipy.t.ppf(0.975, range(1, len(seeds.STUDENT) + 1))
+    assert pytest.approx(expected, abs=6e-4) == seeds.STUDENT
+    assert pytest.approx(scipy.norm.ppf(0.975), abs=1e-3) == seeds.NORMAL
 
 
 def test_one_seed_has_the_images_standard_error(render):
@@ -135,13 +143,13 @@ def test_one_seed_has_the_images_standard_error(render):
     assert row["minutes a run"] == "1.5"
 
 
-def test_seeds_are_paired(render):
+def test_seeds_are_paired(render, seeds):
     at, tla = (0.9, 0.8, 0.7), (0.91, 0.83, 0.72)
     documents = [document("tla", seed, value) for seed, value in enumerate(tla)]
     documents += [document("at", seed, value) for seed, value in reversed(list(enumerate(at)))]
     documents.append(document("at", 9, 0.1))  # without a partner
     found = rows(render.ablation_page(documents))
-    half = render.interval([1.0, 3.0, 2.0])
+    half = seeds.interval([1.0, 3.0, 2.0])
     assert found["tla"]["to its baseline"] == f"+2.0 ± {half:.1f} (at, n = 3)"
     assert found["at"]["seeds"] == "0, 1, 2, 9"
     assert found["tla"]["PGD"].startswith(f"{mean(tla):.1%} ± ")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from sample_results import metrics, put
 
+from tla_ops.experiments.tables import Cell, Column, Table
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -63,7 +65,8 @@ def test_the_page(render):
     heads = [line for line in page.splitlines() if line.startswith("#")]
     what = "### What ran"
     assert heads == [
-        "# Reproduction", "## Accuracy", what, "## Detection", what, "## Detection, seed 3", what,
+        "# Reproduction", "## Accuracy", what, "## Detection: means over the seeds 0, 3",
+        "## Detection", what, "## Detection, seed 3", what,
         "## Landscape", what,
     ]  # fmt: skip
     assert "roc.png" not in page
@@ -76,3 +79,40 @@ def test_the_page(render):
 def test_a_page_of_nothing(render):
     assert render([]) == render([metrics()])
     assert render([]).endswith("Nothing has been made beyond smoke runs.\n")
+
+
+def with_values(seed, at, tla, **more):
+    """Table 1 of two columns with the accuracies of AT and TLA under the second."""
+    table = Table(
+        "MNIST", "Method", [Column("Clean"), Column("PGD", note="40 steps")],
+        {"AT": [Cell(0.98, 0.99), Cell(at, 0.9658)], "TLA": [Cell(0.98), Cell(tla, 0.9764)]},
+    )  # fmt: skip
+    return metrics(
+        "tla/table1", title="Accuracy", budget="short", seed=seed, tables=[table.as_dict()], **more
+    )
+
+
+def test_seeds_have_their_means_first(render):
+    made = [with_values(0, 0.90, 0.93), with_values(1, 0.80, 0.81), with_values(2, 0.70, 0.72)]
+    text = render(made)
+    means, first = text.index("## Accuracy: means over the seeds 0, 1, 2"), text.index("seed 1\n")
+    assert means < first
+    # Of .9, .8, .7 and of 3, 1, 2 points the standard deviations are .1 and 1 point.
+    at = "| AT | 98.00% (paper 99.00%, -1.00; ± 0%) | 80.00% (paper 96.58%, -16.58; ± 24.8%) |"
+    assert at in text.replace("**", "")
+    assert "| TLA | 0 (± 0.00) | 2.000 (± 2.48) |" in text
+    assert text.count("means over the seeds") == 1
+
+
+def test_other_runs_are_no_seeds_of_this_one(render):
+    others = [
+        [with_values(0, 0.9, 0.9)],
+        [with_values(0, 0.9, 0.9), with_values(1, 0.9, 0.9, overrides=["max_steps=9"])],
+    ]
+    for made in others:
+        assert "means over" not in render(made)
+
+
+def test_a_value_that_one_seed_lacks(render):
+    text = render([with_values(0, 0.9, 0.9), with_values(1, 0.9, None)])
+    assert "| TLA | 0 (± 0.00) | – |" in text
