@@ -40,19 +40,19 @@ BASE = (
     "fast_attack=bfloat16", "max_steps=800", "log_every=50", "val_every=200", "val_images=500",
     "val_steps=10", "checkpoint_every=400",
 )  # fmt: skip
-ADVERSARIAL = "statistics=adversarial"
+ALL, ADVERSARIAL = "statistics=all", "statistics=adversarial"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "at": (),
-    "alp": (),
-    "tla": (),
-    "tla-rn": (),
-    "tla-sa": (),
+    "alp": (ALL,),
+    "tla": (ALL,),
+    "tla-rn": (ALL,),
+    "tla-sa": (ALL,),
     "alp-statistics": (ADVERSARIAL,),
     "tla-statistics": (ADVERSARIAL,),
     "tla-rn-statistics": (ADVERSARIAL,),
     "tla-sa-statistics": (ADVERSARIAL,),
-    "tla-no-norms": ("norm_weight=0",),
-    "tla-no-triplets": ("weight=0",),
+    "tla-no-norms": (ALL, "norm_weight=0"),
+    "tla-no-triplets": (ALL, "weight=0"),
     "tla-statistics-no-norms": (ADVERSARIAL, "norm_weight=0"),
     "tla-statistics-no-triplets": (ADVERSARIAL, "weight=0"),
     "tla-statistics-mean-square": (ADVERSARIAL, "norm=mean_square", "norm_weight=5e-5"),
@@ -66,7 +66,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "at-slower": ("learning_rate=3e-4",),
     "tla-statistics-slower": (ADVERSARIAL, "learning_rate=3e-4"),
     "at-longer": ("max_steps=2400",),
-    "tla-longer": ("max_steps=2400",),
+    "tla-longer": (ALL, "max_steps=2400"),
     "tla-statistics-longer": (ADVERSARIAL, "max_steps=2400"),
 }
 """What a run changes, beside `BASE`, of the recipe that begins its name."""

@@ -17,8 +17,10 @@ INTRO = """# Does the triplet loss help? One change at a time
 
 Rendered by `benchmarks/render.py` from `benchmarks/results/*/ablation/`, one file a run, curves
 included; `TLA_DATA=folder make ablation` makes what is missing. Each run differs from the recipe
-that begins its name in what the second column says, beside what all have changed.
+that begins its name in what the columns beside it say, beside what all have changed.
 
+- Statistics: whose images move batch normalisation's running statistics, by which a model is
+  attacked and evaluated: those of all streams, or of the adversarial one alone.
 - Accuracies are of development images: training images that are neither learned from nor choose
   the checkpoint. Test images are not looked at, so that what is chosen here can be tested once.
 - PGD: of the checkpoint that held-out images chose; last: of the last step's.
@@ -29,8 +31,8 @@ that begins its name in what the second column says, beside what all have change
   and to the mined negative, all over the last steps.
 """
 COLUMNS = (
-    *("run", "changed", "seeds", "clean", "PGD", "to its baseline", "last", "active", "d+", "d−"),
-    "minutes a run",
+    *("run", "statistics", "changed", "seeds", "clean", "PGD", "to its baseline", "last"),
+    *("active", "d+", "d−", "minutes a run"),
 )
 BASELINE = "at"
 CURVES = ("at", "tla", "tla-statistics")
@@ -79,10 +81,17 @@ def _table(documents: Sequence[dict], name: str) -> Iterator[str]:
     yield line(COLUMNS)
     yield line(["---"] * len(COLUMNS))
     for variant, runs in variants.items():
-        yield line((variant, ", ".join(next(iter(runs.values()))["changed"]) or "–", *_cells(
-            runs, variants.get(baseline(variant, variants), {}),
-        )))  # fmt: skip
+        cells = _cells(runs, variants.get(baseline(variant, variants), {}))
+        yield line((variant, *_change(next(iter(runs.values()))), *cells))
     yield f"\n![Curves]({name}.svg)\n"
+
+
+def _change(document: dict) -> tuple[str, str]:
+    """Whose images move batch normalisation's running statistics, and what else is changed."""
+    recipe = document["recipe"]
+    changed = [text for text in document["changed"] if not text.startswith("statistics=")]
+    statistics = "–" if recipe["method"] == "at" else recipe.get("statistics", "all")
+    return statistics, ", ".join(changed) or "–"
 
 
 def baseline(name: str, variants: dict[str, Any]) -> str:

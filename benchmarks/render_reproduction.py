@@ -4,10 +4,13 @@ of `tla-ops reproduce` that `keep_reproduction.py` put under benchmarks/results.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from seeds import seeds_section
 
 from tla_ops.experiments.page import page
 from tla_ops.experiments.targets import TARGETS
+from tla_ops.training.recipe import RecipeError, load_recipe
 
 INTRO = """# Reproduction
 
@@ -51,8 +54,25 @@ def _section(document: dict) -> str:
     title = document["title"]
     if document.get("seed"):
         title += f", seed {document['seed']}"
-    text = page(document | {"figures": [], "title": title})
+    notes = [*document["notes"], *_since(document)]
+    text = page(document | {"figures": [], "title": title, "notes": notes})
     return "\n".join(_lower(line) for line in text.splitlines())
+
+
+def _since(document: dict) -> list[str]:
+    """What the recipes of its runs have today that they had not when it was made."""
+    added: dict[str, list[str]] = {}
+    for run in (run for part in document.get("parts", ()) for run in part["runs"]):
+        recipe = run["recipe"]
+        with suppress(RecipeError):  # of a name that is no recipe's any more
+            today = load_recipe(recipe["name"]).as_dict()
+            for key in today.keys() - recipe.keys():
+                names = added.setdefault(f"{key}={today[key]}", [])
+                names += [recipe["name"]] if recipe["name"] not in names else []
+    return [
+        f"made before {text} came into the recipes {', '.join(names)}: to be made again"
+        for text, names in sorted(added.items())
+    ]
 
 
 def _lower(line: str) -> str:

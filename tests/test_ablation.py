@@ -6,6 +6,8 @@ from statistics import mean
 
 import pytest
 
+from tla_ops.training.recipe import load_recipe
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -43,7 +45,7 @@ def document(variant, seed, pgd, changed=(), base=("max_steps=800",), **more):
         "threads": 1, "images": 1000, "seconds": 90.0, "steps": 800, "best_step": 600,
         "attack": {"epsilon": "3/10", "step": "1/20", "steps": "40"},
         "best": {"clean": 0.975, "pgd": pgd}, "last": {"clean": 0.97, "pgd": pgd - 0.05},
-        "curves": curves,
+        "curves": curves, "recipe": {"method": variant.partition("-")[0]},
     } | more  # fmt: skip
 
 
@@ -58,22 +60,24 @@ def rows(text):
 
 
 def test_every_run_differs_in_what_its_name_says(bench):
-    plain = {name: bench.recipe_of(name, 0).as_dict() for name in bench.METHODS}
     for name, changed in bench.VARIANTS.items():
         recipe = bench.recipe_of(name, 7)
         method = recipe.method.replace("_", "-")
         assert name == method or name.startswith(f"{method}-")
-        keys = {override.partition("=")[0] for override in changed} | {"name", "seed"}
-        values = recipe.as_dict()
-        apart = {k for k in values if values[k] != plain[method].get(k)}
-        assert apart <= keys
-        assert apart - {"name", "seed"} == keys - {"name", "seed"}, "a change that changes nothing"
         assert (recipe.seed, recipe.epsilon) == (7, bench.ATTACK["epsilon"])
+        plain = load_recipe(f"mnist-{method}", [*bench.BASE, f"seed={recipe.seed}"]).as_dict()
+        values = recipe.as_dict()
+        apart = {key for key in values if values[key] != plain.get(key)}
+        named = {override.partition("=")[0] for override in changed}
+        assert apart - {"name", "statistics"} == named - {"statistics"}
+        if method != "at":
+            which = "adversarial" if "statistics" in name else "all"
+            assert values["statistics"] == which
+            assert f"statistics={which}" in changed
 
 
 def test_development_images_are_neither_learned_from_nor_choose(bench, monkeypatch, tmp_path):
     from tla_ops.training.data import hold_out, load
-    from tla_ops.training.recipe import load_recipe
 
     dataset = load("digits", None)
     monkeypatch.setattr(bench, "DEVELOPMENT", 100)
@@ -170,6 +174,21 @@ def test_a_change_is_compared_with_adversarial_training_under_the_same(render):
     assert found["tla-statistics"]["to its baseline"] == "-1.0 (at, n = 1)"
     assert found["at-longer"]["to its baseline"] == "+10.0 (at, n = 1)"
     assert found["tla-longer"]["changed"] == "max_steps=2400"
+
+
+def test_whose_statistics(render):
+    recipe = {"method": "tla", "statistics": "adversarial"}
+    changed = ["statistics=adversarial", "weight=2"]
+    documents = [
+        document("at", 0, 0.8), document("tla", 0, 0.8, ["statistics=all"]),
+        document("tla-statistics-weight-2", 0, 0.9, changed, recipe=recipe),
+    ]  # fmt: skip
+    found = rows(render.ablation_page(documents))
+    said = {name: (row["statistics"], row["changed"]) for name, row in found.items()}
+    assert said == {
+        "at": ("–", "–"), "tla": ("all", "–"),
+        "tla-statistics-weight-2": ("adversarial", "weight=2"),
+    }  # fmt: skip
 
 
 def test_other_bases_are_not_mixed(render, tmp_path):

@@ -116,3 +116,16 @@ def test_other_runs_are_no_seeds_of_this_one(render):
 def test_a_value_that_one_seed_lacks(render):
     text = render([with_values(0, 0.9, 0.9), with_values(1, 0.9, None)])
     assert "| TLA | 0 (± 0.00) | – |" in text
+
+
+def test_runs_of_a_recipe_that_has_changed_since(render):
+    from tla_ops.training.recipe import load_recipe
+
+    document = metrics("tla/table1", title="Accuracy", budget="short")
+    recipe = load_recipe("mnist-tla").as_dict()
+    document["parts"][0]["runs"] = [document["parts"][0]["runs"][0] | {"recipe": recipe}] * 2
+    assert "made before" not in render([document])
+    older = {key: value for key, value in recipe.items() if key != "statistics"}
+    document["parts"][0]["runs"] = [document["parts"][0]["runs"][0] | {"recipe": older}] * 2
+    text = "made before statistics=adversarial came into the recipes mnist-tla: to be made again"
+    assert render([document]).count(text) == 1
