@@ -30,6 +30,10 @@ output folder:
 - **Two flows of TLA**: a pool that is forwarded without gradient, whose picks are forwarded again
   (the paper's), or `--set bank=N --set candidates=0`, which mines among N earlier clean features
   and forwards nothing more than the step itself.
+- **Batch normalisation**: every stream (adversarial, positives, negatives) is normalised by its own
+  batch. Whose images move the running statistics, by which a model is attacked and evaluated, is
+  `statistics`: `all` streams', as plain forward calls do, or the `adversarial` one's alone, as
+  MNIST's recipes have it, for [what that decides](ablation.md).
 - **The attack takes the time**: 7 to 40 passes a step. Training attacks a twin of the model
   (`tla_ops/training/fast.py`): eval mode, batch normalisations folded, channels last, weights
   without gradients, in float32 or, with `fast_attack: bfloat16`, in half the width; on CUDA the
