@@ -75,7 +75,8 @@ def _table(documents: Sequence[dict], name: str) -> Iterator[str]:
     yield (
         f"torch {first['torch']}, {first['threads']} thread, commits {', '.join(commits)}. MNIST; "
         f"{first['images']} development images; PGD-{attack['steps']}, ε = {attack['epsilon']}, "
-        f"steps of {attack['step']}. A reduced experiment, not the paper's: all runs have "
+        f"steps of {attack['step']}. A reduced experiment, not the paper's: where a row "
+        "says nothing else, runs have "
         f"{', '.join(first['base'])}.\n"
     )
     yield line(COLUMNS)
