@@ -81,7 +81,7 @@ short-runs: $(VENV)/.installed ## minutes of training on MNIST, CIFAR-10, Tiny I
 	$(BIN)/python benchmarks/render.py
 
 .PHONY: ablation
-ablation: $(VENV)/.installed ## AT against TLA on MNIST, one change at a time, three seeds (TLA_DATA=folder; ONLY=run,run); docs/ablation.md
+ablation: $(VENV)/.installed ## AT against TLA on MNIST, one change at a time, three seeds, hours (TLA_DATA=folder; ONLY=run,run); docs/ablation.md
 	$(BIN)/python benchmarks/ablation.py $(if $(ONLY),--only $(ONLY))
 	$(BIN)/python benchmarks/render.py
 
@@ -106,9 +106,9 @@ gpu-train: ## training on a GPU, likewise: tests, steps timed, short runs on MNI
 	  $(if $(ONLY),--only $(ONLY)) $(if $(COMMIT),--commit $(COMMIT))
 
 .PHONY: gpu-reproduce
-gpu-reproduce: ## tables of the papers on a GPU, likewise; TARGETS=tla/table1 DATASETS=mnist BUDGET=short SEEDS=0,1 SET='key=value ...' DATA=folder RESULTS=folder ONLY=step,step COMMIT=name
-	@$(PYTHON) tools/gpu_reproduce.py $(if $(TARGETS),--targets $(TARGETS)) $(if $(DATASETS),--datasets $(DATASETS)) \
-	  $(if $(BUDGET),--budget $(BUDGET)) $(if $(SEEDS),--seeds $(SEEDS)) $(foreach set,$(SET),--set $(set)) \
+gpu-reproduce: ## tables of the papers on a GPU, likewise; TARGETS=tla/table1 DATASETS=mnist BUDGET=short SEEDS=0,1 (with commas) SET='key=value ...' DATA=folder RESULTS=folder ONLY=step,step COMMIT=name
+	@$(PYTHON) tools/gpu_reproduce.py $(if $(TARGETS),--targets "$(TARGETS)") $(if $(DATASETS),--datasets "$(DATASETS)") \
+	  $(if $(BUDGET),--budget $(BUDGET)) $(if $(SEEDS),--seeds "$(SEEDS)") $(foreach set,$(SET),--set $(set)) \
 	  $(if $(DATA),--data "$(DATA)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(COMMIT),--commit $(COMMIT))
 

@@ -5,7 +5,7 @@ choose the checkpoint. Test images are not looked at. Networks and lengths are w
 manages in minutes, and each file says which.
 
 One JSON file a run under benchmarks/results/<machine>/ablation/; a run whose file is there is not
-made again. docs/ablation.md is rendered from them.
+made again. docs/ablation.md is rendered from them. A run takes minutes, all with three seeds hours.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from harness import RESULTS, curves, environment, machine, write_json
 
 from tla_ops.training import checkpoint, trainer
 from tla_ops.training.attacks import in_batches, pgd
-from tla_ops.training.data import Dataset, hold_out, load
+from tla_ops.training.data import DataError, Dataset, hold_out, load
 from tla_ops.training.evaluate import accuracy
 from tla_ops.training.models import Classifier
-from tla_ops.training.recipe import Recipe, load_recipe
+from tla_ops.training.recipe import Recipe, RecipeError, load_recipe
 
 EXAMPLES = """examples:
   TLA_DATA=data python benchmarks/ablation.py --list
@@ -93,22 +93,24 @@ def found(path: Path, images: torch.Tensor, labels: torch.Tensor) -> dict[str, f
     }
 
 
-def measured(name: str, recipe: Recipe, dataset: Dataset, folder: Path) -> dict[str, Any]:
+def measured(
+    name: str, recipe: Recipe, dataset: Dataset, folder: Path, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     rest, development = hold_out(dataset.train, DEVELOPMENT)
-    started = time.perf_counter()
+    whole, started = not (folder / "last.pt").exists(), time.perf_counter()
     result = trainer.train(recipe, dataset._replace(train=rest), folder, resume=True, device="cpu")
     seconds = time.perf_counter() - started
     images, labels = development.images, development.labels
     return environment() | {
         "variant": name,
         "changed": list(VARIANTS[name]),
-        "base": list(BASE),
+        "base": [*BASE, *overrides],
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
         "recipe": result["recipe"],
         "steps": result["step"],
         "best_step": result["best"]["step"],
-        "seconds": seconds,
+        "seconds": seconds if whole else None,  # of a run in pieces nobody knows them
         "images": len(labels),
         "attack": {key: str(value) for key, value in ATTACK.items()},
         "best": found(folder / "best.pt", images, labels),
@@ -128,27 +130,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2]
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="for checkpoints")
+    parser.add_argument("--runs", type=Path, help="for checkpoints (default: runs/ablation)")
     parser.add_argument("--output", type=Path, help="folder (default: benchmarks/results/...)")
     args = parser.parse_args(arguments)
     if args.list:
         for name, changed in VARIANTS.items():
             print(f"{name:24}{', '.join(changed)}")
         return 0
+    if args.overrides and not args.output:
+        parser.error("--set needs --output: another experiment, which has a folder of its own")
     names = args.only or list(VARIANTS)
     if unknown := set(names) - set(VARIANTS):
         parser.error(f"--only must be of {', '.join(VARIANTS)}, got {', '.join(sorted(unknown))}")
-    dataset = load("mnist", args.data)
     place = args.output or RESULTS / machine() / "ablation"
-    for seed in args.seeds:
-        for name in names:
-            path = place / f"{name}-seed{seed}.json"
-            if path.exists():
-                continue
-            recipe = recipe_of(name, seed, args.overrides)
-            document = measured(name, recipe, dataset, args.runs / f"{name}-seed{seed}")
-            write_json(path, document)
-            print(name, seed, document["best"], document["last"], flush=True)
+    runs = args.runs or (place / "runs" if args.overrides else Path("runs/ablation"))
+    try:
+        dataset = load("mnist", args.data)
+        for seed in args.seeds:
+            for name in names:
+                path = place / f"{name}-seed{seed}.json"
+                if path.exists():
+                    continue
+                recipe = recipe_of(name, seed, args.overrides)
+                folder = runs / f"{name}-seed{seed}"
+                document = measured(name, recipe, dataset, folder, args.overrides)
+                write_json(path, document)
+                print(name, seed, document["best"], document["last"], flush=True)
+    except (DataError, RecipeError, trainer.RunError) as error:
+        print(f"ablation: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -26,14 +26,17 @@ def keep(folder: Path, place: Path | None, commit: str | None = None) -> list[Pa
         if metrics["budget"] == "smoke" or not metrics["complete"]:
             continue
         made_on = metrics["environment"]
-        made_on["commit"] = commit or made_on["commit"]
+        made_on["commit"] = made_on["commit"] or commit
         # A processor's folder is named by its instruction sets, which this machine knows of itself.
         its = machine() if made_on["device"] == "cpu" else dashed(made_on["machine"])
         target = metrics["experiment"].replace("/", "-")
         folder = (place or RESULTS / its) / "reproduce"
         seed = f"-seed{metrics['seed']}" if metrics.get("seed") else ""
-        kept.append(folder / f"{metrics['budget']}-{target}{seed}.json")
-        write_json(kept[-1], metrics)
+        path = folder / f"{metrics['budget']}-{target}{seed}.json"
+        if path in kept:
+            raise SystemExit(f"keep_reproduction: two results would be {path}: remove one's folder")
+        kept.append(path)
+        write_json(path, metrics)
     return kept
 
 

@@ -24,14 +24,16 @@ that begins its name in what the columns beside it say, beside what all have cha
 - Accuracies are of development images: training images that are neither learned from nor choose
   the checkpoint. Test images are not looked at, so that what is chosen here can be tested once.
 - PGD: of the checkpoint that held-out images chose; last: of the last step's.
-- ±: half of a 95% interval by Student's t over the seeds; where there is one seed, by the normal
-  distribution over the images alone. To its baseline: the mean difference to the plain recipe with
-  the same seeds, in points.
+- ±: half of a 95% interval; by Student's t over the seeds or, where there is one, by the normal
+  distribution over the images, which leaves out what another seed would change.
+- To its baseline: the mean difference, in points, to the run in brackets with the same seeds:
+  adversarial training with the same change where there is one. To all: to the run that differs in
+  the statistics alone.
 - Active: share of anchors with an active hinge; d+ and d−: mean angular distances to the positive
   and to the mined negative, all over the last steps.
 """
 COLUMNS = (
-    *("run", "statistics", "changed", "seeds", "clean", "PGD", "to its baseline", "last"),
+    *("run", "statistics", "changed", "seeds", "clean", "PGD", "to its baseline", "to all", "last"),
     *("active", "d+", "d−", "minutes a run"),
 )
 BASELINE = "at"
@@ -49,7 +51,8 @@ def _groups(documents: Sequence[dict]) -> dict[str, list[dict]]:
     """Runs of one machine that have one base, by the stem of their figure."""
     groups: dict[Any, list[dict]] = defaultdict(list)
     for document in documents:
-        groups[document["machine"], tuple(document["base"])].append(document)
+        facts = [document[key] for key in ("machine", "torch", "threads", "images", "attack")]
+        groups[document["machine"], str((facts, document["base"]))].append(document)
     seen: Counter[str] = Counter()
     named = {}
     for (machine, _), group in groups.items():
@@ -82,7 +85,8 @@ def _table(documents: Sequence[dict], name: str) -> Iterator[str]:
     yield line(COLUMNS)
     yield line(["---"] * len(COLUMNS))
     for variant, runs in variants.items():
-        cells = _cells(runs, variants.get(baseline(variant, variants), {}))
+        base, same = baseline(variant, variants), variant.replace("-statistics", "")
+        cells = _cells(runs, variants.get(base, {}), variants.get(same, {}))
         yield line((variant, *_change(next(iter(runs.values()))), *cells))
     yield f"\n![Curves]({name}.svg)\n"
 
@@ -104,19 +108,13 @@ def baseline(name: str, variants: dict[str, Any]) -> str:
     return same if same in variants and name != same else BASELINE
 
 
-def _cells(runs: dict[int, dict], base: dict[int, dict]) -> Iterator[str]:
+def _cells(runs: dict[int, dict], base: dict[int, dict], same: dict[int, dict]) -> Iterator[str]:
     documents = list(runs.values())
     yield ", ".join(map(str, runs))
     yield _share([d["best"]["clean"] for d in documents], documents)
     yield _share([d["best"]["pgd"] for d in documents], documents)
-    both = [seed for seed in runs if seed in base]
-    apart = [100 * (runs[seed]["best"]["pgd"] - base[seed]["best"]["pgd"]) for seed in both]
-    if not apart or runs == base:
-        yield "–"
-    else:
-        half = interval(apart)
-        about = "" if half is None else f" ± {half:.1f}"
-        yield f"{mean(apart):+.1f}{about} ({base[both[0]]['variant']}, n = {len(both)})"
+    yield _apart(runs, base)
+    yield _apart(runs, same)
     yield _share([d["last"]["pgd"] for d in documents], documents)
     last = [_last(document["curves"]) for document in documents]
     for key, pattern in (
@@ -124,7 +122,19 @@ def _cells(runs: dict[int, dict], base: dict[int, dict]) -> Iterator[str]:
     ):  # fmt: skip
         values = [row[key] for row in last if key in row]
         yield pattern.format(mean(values)) if values else "–"
-    yield f"{mean(d['seconds'] for d in documents) / 60:.1f}"
+    seconds = [d["seconds"] for d in documents if d["seconds"] is not None]
+    yield f"{mean(seconds) / 60:.1f}" if seconds else "–"
+
+
+def _apart(runs: dict[int, dict], others: dict[int, dict]) -> str:
+    """The mean difference of the seeds that both have."""
+    both = [seed for seed in runs if seed in others]
+    if not both or runs == others:
+        return "–"
+    apart = [100 * (runs[seed]["best"]["pgd"] - others[seed]["best"]["pgd"]) for seed in both]
+    half = interval(apart)
+    about = "" if half is None else f" ± {half:.1f}"
+    return f"{mean(apart):+.1f}{about} ({others[both[0]]['variant']}, n = {len(both)})"
 
 
 def _share(values: Sequence[float], documents: Sequence[dict]) -> str:

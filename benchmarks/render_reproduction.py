@@ -4,6 +4,7 @@ of `tla-ops reproduce` that `keep_reproduction.py` put under benchmarks/results.
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 
 from seeds import seeds_section
@@ -42,12 +43,21 @@ def reproduction_page(documents: list[dict]) -> str:
 
 def _alike(documents: list[dict]) -> list[list[dict]]:
     """Documents that differ in their seed alone stand together, in the order of the first."""
-    groups: dict[tuple, list[dict]] = {}
+    groups: dict[str, list[dict]] = {}
     for document in documents:
-        machine = document["environment"]["machine"]
-        key = document["experiment"], document["budget"], machine, *document.get("overrides", [])
+        ran = [
+            [part["dataset"], part.get("images"), *(_unseeded(run) for run in part["runs"])]
+            for part in document.get("parts", ())
+        ]
+        about = (document["experiment"], document["budget"], document["environment"]["machine"])
+        key = json.dumps([*about, document.get("overrides"), ran], sort_keys=True)
         groups.setdefault(key, []).append(document)
     return list(groups.values())
+
+
+def _unseeded(run: dict) -> dict:
+    """A run's recipe but for its seed, which of a transfer's source is another one."""
+    return {key: value for key, value in run.get("recipe", {}).items() if key != "seed"}
 
 
 def _section(document: dict) -> str:

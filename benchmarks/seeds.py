@@ -10,7 +10,10 @@ from tla_ops.experiments.tables import SHARES, Cell, Column, Table, markdown
 
 NORMAL = 1.96
 # Of Student's t, 97.5%, by degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+STUDENT = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+)
 BASELINE = "AT"
 
 
@@ -23,15 +26,17 @@ def interval(values: Sequence[float]) -> float | None:
 
 
 def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
-    """Tables of one target over its seeds, each document's the same; nothing for fewer than two, or
-    where the documents have other rows or columns than the first.
+    """Tables of one target over its seeds; nothing for fewer than two, for a seed that is there
+    twice, or of tables that differ in title, rows or columns.
     """
-    if len(documents) < 2:
+    numbers = [document.get("seed", 0) for document in documents]
+    counts = {len(document["tables"]) for document in documents}
+    if len(documents) < 2 or len(set(numbers)) < len(numbers) or len(counts) > 1:
         return ""
-    seeds = ", ".join(str(document.get("seed", 0)) for document in documents)
+    seeds = ", ".join(map(str, numbers))
     parts = [f"## {documents[0]['title']}: means over the seeds {seeds}"]
     for tables in zip(*(document["tables"] for document in documents), strict=True):
-        shapes = [(table["columns"], list(table["rows"])) for table in tables]
+        shapes = [(table["title"], table["columns"], list(table["rows"])) for table in tables]
         if any(shape != shapes[0] for shape in shapes):
             continue
         parts.append(markdown(_means(tables).as_dict()).rstrip())
@@ -77,7 +82,7 @@ def _differences(tables: Sequence[dict[str, Any]]) -> Table:
         return Cell(round(mean(apart), 2), note=f"± {interval(apart) or 0:.2f}")
 
     rows = [row for row in first["rows"] if row != BASELINE]
-    title = f"{first['title']}: above {BASELINE}, in points, paired by seed"
+    title = f"{first['title']}: above {BASELINE}, shares in points, paired by seed"
     return _table(
         first, title, cell, rows, columns,
         ["± in brackets: half of a 95% interval of the mean difference by Student's t."],

@@ -94,6 +94,10 @@ def test_development_images_are_neither_learned_from_nor_choose(bench, monkeypat
     assert found["images"] == len(development) == 100
     assert found["best"].keys() == found["last"].keys() == {"clean", "pgd"}
     assert found["steps"] == 2
+    assert found["seconds"] > 0
+    again = bench.measured("tla", recipe, dataset, tmp_path, ["max_steps=2"])
+    assert again["seconds"] is None  # of a run in pieces nobody knows them
+    assert again["base"] == [*bench.BASE, "max_steps=2"]
     assert found["curves"][-1]["step"] == 2
     assert 0 <= found["curves"][-1]["active"] <= 1
     json.dumps(found)
@@ -112,6 +116,28 @@ def test_a_run_that_is_there_is_not_made_again(bench, monkeypatch, tmp_path):
     (tmp_path / "tla-seed0.json").unlink()
     assert bench.main(arguments) == 0
     assert made[4:] == [("tla", 0)]
+
+
+def test_another_experiment_has_a_folder_of_its_own(bench, monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--only", "at", "--set", "max_steps=2"])
+    assert "--set needs --output" in capsys.readouterr().err
+    seen = []
+    monkeypatch.setattr(bench, "load", lambda *_: None)
+    monkeypatch.setattr(
+        bench, "measured", lambda *given: seen.append(given) or document("at", 0, 1)
+    )
+    arguments = ["--only", "at", "--seeds", "0", "--set", "max_steps=2", "--output", str(tmp_path)]
+    assert bench.main(arguments) == 0
+    name, recipe, _, folder, overrides = seen[0]
+    assert (name, recipe.max_steps, overrides) == ("at", 2, ["max_steps=2"])
+    assert folder == tmp_path / "runs" / "at-seed0"
+
+
+def test_errors_have_no_traceback(bench, capsys, tmp_path):
+    missing = str(tmp_path / "none")
+    assert bench.main(["--only", "at", "--data", missing, "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("ablation: ")
 
 
 def test_an_unknown_run(bench, capsys):
@@ -156,6 +182,10 @@ def test_seeds_are_paired(render, seeds):
     half = seeds.interval([1.0, 3.0, 2.0])
     assert found["tla"]["to its baseline"] == f"+2.0 ± {half:.1f} (at, n = 3)"
     assert found["at"]["seeds"] == "0, 1, 2, 9"
+    assert found["tla"]["to all"] == "–"
+    documents.append(document("tla-statistics", 1, 0.85))
+    found = rows(render.ablation_page(documents))
+    assert found["tla-statistics"]["to all"] == "+2.0 (tla, n = 1)"
     assert found["tla"]["PGD"].startswith(f"{mean(tla):.1%} ± ")
     assert found["tla"]["active"] == "46%"
     assert (found["tla"]["d+"], found["tla"]["d−"]) == ("0.325", "0.375")

@@ -62,7 +62,6 @@ def test_what_is_asked_for(listed, data):
     text = "\n".join(lines)
     assert "reproduce tla/table1 tla/table5 --budget full --datasets mnist,cifar10 --seed 7" in text
     assert "--commit abc" in text
-    assert "holds no cifar10/train-*.parquet" in text
     assert names(listed("--only", "seed-1,keep-1")) == ["seed-1", "keep-1"]
 
 
@@ -83,10 +82,14 @@ def test_commands_parse(verb, monkeypatch, data):
         _parser().parse_args(arguments)
 
 
-def test_without_data(listed, tmp_path):
-    for lines in (listed(), listed("--data", tmp_path)):
-        missing = names(line for line in lines if "(no data: " in line)
-        assert missing == ["seed-0", "keep-0", "seed-1", "keep-1"]
+def test_without_data(listed):
+    missing = names(line for line in listed() if "(no data: " in line)
+    assert missing == ["seed-0", "keep-0", "seed-1", "keep-1"]
+
+
+def test_parts_are_timed_once(listed, data, tmp_path):
+    (tmp_path / "parts_mnist.json").touch()
+    assert "parts-mnist" not in names(listed("--data", data, "--results", tmp_path))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -103,7 +106,7 @@ def test_make_hands_everything_on():
     command += ["SET=max_steps=3 batch=4", "DATA=d", "RESULTS=r", "COMMIT=c", "BUDGET=full"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     for expected in (
-        "--targets tla/table2", "--datasets cifar10", "--seeds 3",
+        '--targets "tla/table2"', '--datasets "cifar10"', '--seeds "3"',
         "--set max_steps=3 --set batch=4",
         '--data "d"', '--results "r"', "--commit c", "--budget full",
     ):  # fmt: skip

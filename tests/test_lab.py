@@ -252,6 +252,8 @@ def test_seconds_of_a_training_in_pieces(abrupt, data, tmp_path, monkeypatch):
     monkeypatch.setattr("tla_ops.experiments.lab.time.perf_counter", lambda: clock[0])
 
     def slow(self):
+        (path,) = tmp_path.glob("checkpoints/*/seconds.json")
+        assert json.loads(path.read_text()) == {"seconds": None}  # what would be left by SIGKILL
         if self.step == 2 and clock[0] < 103:
             clock[0] += 50
             raise KeyboardInterrupt
@@ -265,11 +267,17 @@ def test_seconds_of_a_training_in_pieces(abrupt, data, tmp_path, monkeypatch):
     (path,) = tmp_path.glob("checkpoints/*/seconds.json")
     assert json.loads(path.read_text()) == {"seconds": 52.0, "step": 2}
     if abrupt:  # as after SIGKILL: of the piece that reached the checkpoint nothing was written
-        path.write_text('{"seconds": 1.0, "step": 1}')
+        path.write_text('{"seconds": null}')
     again = Watched(tmp_path, data, overrides=overrides)
     again.trained(DIGITS, "at")
     (part,) = again.parts.values()
     assert part["runs"][0]["seconds"] == (None if abrupt else 54.0)
+    (path.parent / "last.pt").unlink()  # to save room: nothing that is finished needs it
+    path.write_text('{"seconds": 7.0}')
+    third = Watched(tmp_path, data, overrides=overrides)
+    third.trained(DIGITS, "at")
+    (part,) = third.parts.values()
+    assert part["runs"][0]["seconds"] == 7.0
 
 
 class Untouched:

@@ -45,6 +45,25 @@ def test_finished_results_beyond_smoke_are_kept(keep, tmp_path, capsys):
     assert all(name in capsys.readouterr().out for name in names[:1])
 
 
+def test_two_results_for_one_place_are_refused(keep, tmp_path):
+    runs = tmp_path / "runs"
+    put(runs, metrics("tla/fig5", budget="short"))
+    put(runs / "again", metrics("tla/fig5", budget="short"))
+    with pytest.raises(SystemExit, match=r"two results would be .*short-tla-fig5\.json"):
+        keep.main([str(runs), "--output", str(tmp_path / "kept")])
+
+
+def test_a_commit_is_named_where_there_was_none(keep, tmp_path):
+    for name, commit in (("known", "abc"), ("unknown", None)):
+        content = metrics("tla/fig5", budget="short")
+        content["environment"] = content["environment"] | {"commit": commit}
+        put(tmp_path / name, content)
+        place = tmp_path / f"kept-{name}"
+        keep.main([str(tmp_path / name), "--output", str(place), "--commit", "def"])
+        (path,) = place.glob("**/*.json")
+        assert json.loads(path.read_text())["environment"]["commit"] == (commit or "def")
+
+
 def test_results_of_other_seeds_are_kept_beside_the_first(keep, tmp_path):
     for seed in (0, 3):
         put(tmp_path / f"runs{seed}", metrics("tla/fig5", budget="short", seed=seed))
@@ -109,6 +128,18 @@ def test_other_runs_are_no_seeds_of_this_one(render):
         [with_values(0, 0.9, 0.9)],
         [with_values(0, 0.9, 0.9), with_values(1, 0.9, 0.9, overrides=["max_steps=9"])],
     ]
+    first = with_values(0, 0.9, 0.9)
+    recipe_of_another = with_values(1, 0.9, 0.9)
+    runs = recipe_of_another["parts"][0]["runs"]
+    runs[0] = runs[0] | {"recipe": runs[0]["recipe"] | {"statistics": "adversarial"}}
+    rows_of_another = with_values(1, 0.9, 0.9)
+    rows_of_another["tables"][0]["rows"].pop("TLA")
+    more_tables = with_values(1, 0.9, 0.9)
+    more_tables["tables"] *= 2
+    title_of_another = with_values(1, 0.9, 0.9)
+    title_of_another["tables"][0]["title"] = "CIFAR-10"
+    for other in (recipe_of_another, rows_of_another, more_tables, title_of_another, first):
+        others.append([first, other])
     for made in others:
         assert "means over" not in render(made)
 

@@ -85,7 +85,6 @@ def test_every_layer_gets_its_own_setting_back():
     model[2].eval()
     settings = [module.track_running_stats for module in model]
     with steps.clean_streams(model, "adversarial"):
-        # One in eval mode would, without its running statistics, take the batch's.
         assert [module.track_running_stats for module in model] == [False, False, True]
     assert [module.track_running_stats for module in model] == settings
     with pytest.raises(ValueError, match="torn"), steps.clean_streams(model, "adversarial"):

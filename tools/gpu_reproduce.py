@@ -28,36 +28,28 @@ KEPT = 20.0
 NEEDED = TRAINING | gpu.IMAGES | {"matplotlib": "matplotlib"}
 
 
-def why_no_data(data: str | None, datasets: Sequence[str]) -> str | None:
-    if not data:
-        return "no data: DATA=folder or TLA_DATA names a folder with the data sets' parquet files"
-    for name in datasets:
-        if not any(Path(data, name).glob("**/train-*.parquet")):
-            return f"no data: {data} holds no {name}/train-*.parquet"
-    return None
-
-
 def steps_of(args: argparse.Namespace, capability: Sequence[int], build: bool) -> list[Step]:
     """A seed has all the time that is left; what it has finished is kept by the step after it."""
     results, datasets = args.results.resolve(), args.datasets.split(",")
     missing = gpu.not_installed(NEEDED)
     steps = [gpu.build_step(capability)] if build else []
     for name in datasets:
-        if name in PARTS:
+        if name in PARTS and not (results / f"parts_{name}.json").exists():
             model, attack_steps, limit = PARTS[name]
             command = [PYTHON, "-m", "tla_ops", "bench", "table2", "--model", model]
             command += ["--attack-steps", str(attack_steps), "--negatives", "1,50,500"]
             command += ["--device", "cuda", "--output", results / f"parts_{name}.json"]
             steps.append(Step(f"parts-{name}", command, limit, missing=missing))
     runs = WORK / "runs" / "reproduce"
-    reason = missing or why_no_data(args.data, datasets)
+    # What is wrong with a folder `tla-ops reproduce` says, before it trains.
+    reason = missing or (None if args.data else "no data: DATA=folder or TLA_DATA names a folder")
     for seed in args.seeds.split(","):
         command = [PYTHON, "-m", "tla_ops", "reproduce", *args.targets.split(",")]
         command += ["--budget", args.budget, "--datasets", args.datasets]
         command += ["--seed", seed, "--device", "cuda", "--output", runs]
         command += [item for setting in args.set for item in ("--set", setting)]
         command += ["--data", Path(args.data).resolve()] if args.data else []
-        steps.append(Step(f"seed-{seed}", command, gpu.SECONDS, missing=reason))
+        steps.append(Step(f"seed-{seed}", command, args.seconds - KEPT, missing=reason))
         keep = [PYTHON, ROOT / "benchmarks" / "keep_reproduction.py", runs, "--output", results]
         keep += ["--commit", args.commit] if args.commit else []
         steps.append(Step(f"keep-{seed}", keep, KEPT, missing=reason))

@@ -178,7 +178,8 @@ class Lab:
         if not read_json(folder / "result.json"):
             (folder / "result.json").unlink(missing_ok=True)  # damaged: last.pt has what it said
             self.say(f"training {recipe.name} ({folder.name})")
-            before, began = seconds_of(folder), time.perf_counter()
+            before, began = _spent(folder), time.perf_counter()
+            write_json(folder / "seconds.json", {"seconds": None})  # what a killed run leaves
             try:
                 trainer.train(recipe, data, folder, resume=True, device=str(self.device))
             finally:
@@ -358,7 +359,8 @@ class Lab:
         return recipe, self.output / "checkpoints" / f"{recipe.name}-{key[:12]}"
 
     def _record(self, setting: Setting, made: Trained, folder: Path) -> None:
-        result = read_json(folder / "result.json")
+        result, timed = (read_json(folder / name) for name in ("result.json", "seconds.json"))
+        seconds = timed.get("seconds")
         self.record(
             setting,
             {
@@ -366,7 +368,7 @@ class Lab:
                 "name": made.name,
                 "steps": result["step"],
                 "best_step": result["best"]["step"],
-                "seconds": seconds_of(folder),
+                "seconds": seconds if timed.get("step", result["step"]) == result["step"] else None,
                 "seed": made.recipe.seed,
                 "checkpoint": str((folder / "best.pt").relative_to(self.output)),
                 "recipe": made.recipe.as_dict(),
@@ -400,12 +402,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def seconds_of(folder: Path) -> float | None:
-    """Seconds that the training in a folder took so far, in all its pieces; None where one was
-    killed and its seconds are not known.
+def _spent(folder: Path) -> float | None:
+    """Seconds that an unfinished training took so far, in all its pieces; None where a piece that
+    left a checkpoint was killed, so that nobody knows.
     """
-    step = _step(folder)
-    kept = read_json(folder / "seconds.json")
+    step, kept = _step(folder), read_json(folder / "seconds.json")
     if step == 0:
         return 0.0
     return kept.get("seconds") if kept.get("step") == step else None

@@ -3,9 +3,12 @@
 Every set of images, a stream, is forwarded by a call of its own, so that batch normalisation never
 mixes the statistics of clean and adversarial images; a method's docstring names its streams in the
 order in which they move the running statistics. What mode the model has in the attack, the attack
-says: ``functools.partial(pgd, mode="eval", ...)``. With ``statistics="adversarial"`` only the
-adversarial stream moves them: what the model is in eval mode, where it is attacked, is then made
-for adversarial images alone. The default "all" is what plain forward calls do.
+says: ``functools.partial(pgd, mode="eval", ...)``.
+
+``statistics``, an option of :func:`alp` and of the TLA family, says which streams move the running
+statistics: "all", what plain forward calls do and the default, or "adversarial", the adversarial
+one alone; anything else is a ValueError. In eval mode, in which a model is attacked and evaluated
+and negatives are searched for, clean images are then normalised by adversarial statistics, too.
 
 ``label_smoothing`` is the share of each target that is spread over all classes, in every cross
 entropy. Nothing here waits for the device, and under ``torch.autocast`` the losses are float32.
@@ -163,8 +166,7 @@ def tla(
             to which the sum is clamped. The paper has it within ε on "the clean images", its
             authors' code on the source alone; that code also rounds to integers of 0..255, which
             is not done here.
-        statistics: "all" or "adversarial": the streams that move batch normalisation's running
-            statistics.
+        statistics: "all" or "adversarial", see the module.
         label_smoothing: in [0, 1].
         generator: draws the noise, on the images' device; torch's default if None.
 

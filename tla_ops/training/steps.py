@@ -55,9 +55,15 @@ class Step(NamedTuple):
 
 @contextmanager
 def clean_streams(model: Classifier, statistics: str) -> Iterator[None]:
-    """Run the body, which forwards clean images, such that batch normalisation counts them into its
-    running statistics ("all") or leaves those to the adversarial stream ("adversarial"). In train
-    mode every batch is normalised by its own statistics all the same.
+    """Run the body, which forwards clean images through ``model``.
+
+    Args:
+        model: whose layers of batch normalisation are meant. In train mode every batch is
+            normalised by its own statistics all the same; those in eval mode change nothing.
+        statistics: "all" counts the images into the running statistics, "adversarial" does not.
+
+    Raises:
+        ValueError: for another ``statistics``.
     """
     if statistics not in STATISTICS:
         raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
