@@ -6,6 +6,9 @@ from statistics import mean
 
 import pytest
 
+for module in ("lightning", "yaml", "sklearn"):
+    pytest.importorskip(module, reason="the trainer and its data: extra [train]")
+
 from tla_ops.training.recipe import load_recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
