@@ -6,8 +6,9 @@ from statistics import mean
 
 import pytest
 
-for module in ("lightning", "yaml", "sklearn"):
-    pytest.importorskip(module, reason="the trainer and its data: extra [train]")
+pytest.importorskip("lightning", reason="the trainer: extra [train]")
+pytest.importorskip("yaml", reason="recipes are YAML files: extra [train]")
+pytest.importorskip("sklearn", reason="the digits: extra [train]")
 
 from tla_ops.training.recipe import load_recipe
 
