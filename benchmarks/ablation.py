@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, curves, environment, machine, write_json
+from harness import RESULTS, environment, machine, write_json
 
 from tla_ops.training import checkpoint, trainer
 from tla_ops.training.attacks import in_batches, pgd
@@ -29,6 +28,7 @@ from tla_ops.training.data import DataError, Dataset, hold_out, load
 from tla_ops.training.evaluate import accuracy
 from tla_ops.training.models import Classifier
 from tla_ops.training.recipe import Recipe, RecipeError, load_recipe
+from tla_ops.training.runlog import curves
 
 EXAMPLES = """examples:
   TLA_DATA=data python benchmarks/ablation.py --list
@@ -97,9 +97,7 @@ def measured(
     name: str, recipe: Recipe, dataset: Dataset, folder: Path, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
     rest, development = hold_out(dataset.train, DEVELOPMENT)
-    whole, started = not (folder / "last.pt").exists(), time.perf_counter()
     result = trainer.train(recipe, dataset._replace(train=rest), folder, resume=True, device="cpu")
-    seconds = time.perf_counter() - started
     images, labels = development.images, development.labels
     return environment() | {
         "variant": name,
@@ -110,7 +108,7 @@ def measured(
         "recipe": result["recipe"],
         "steps": result["step"],
         "best_step": result["best"]["step"],
-        "seconds": seconds if whole else None,  # of a run in pieces nobody knows them
+        "seconds": result["seconds"],
         "images": len(labels),
         "attack": {key: str(value) for key, value in ATTACK.items()},
         "best": found(folder / "best.pt", images, labels),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -50,15 +49,6 @@ class Row:
         row = asdict(self)
         more = row.pop("more")
         return {key: value for key, value in (row | more).items() if value is not None}
-
-
-def curves(path: Path) -> list[dict[str, float]]:
-    """The rows of a training run's metrics.csv, without what a row lacks."""
-    with path.open(newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
 
 
 def measure(

@@ -122,8 +122,7 @@ def _cells(runs: dict[int, dict], base: dict[int, dict], same: dict[int, dict]) 
     ):  # fmt: skip
         values = [row[key] for row in last if key in row]
         yield pattern.format(mean(values)) if values else "–"
-    seconds = [d["seconds"] for d in documents if d["seconds"] is not None]
-    yield f"{mean(seconds) / 60:.1f}" if seconds else "–"
+    yield f"{mean(d['seconds'] for d in documents) / 60:.1f}"
 
 
 def _apart(runs: dict[int, dict], others: dict[int, dict]) -> str:

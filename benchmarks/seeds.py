@@ -47,50 +47,55 @@ def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
 
 def _means(tables: Sequence[dict[str, Any]]) -> Table:
     first = tables[0]
+    columns = [Column(**column) for column in first["columns"]]
+    rows = {
+        row: [
+            _mean([table["rows"][row][place] for table in tables], column.kind)
+            for place, column in enumerate(columns)
+        ]
+        for row in first["rows"]
+    }
+    note = "± in brackets: half of a 95% interval of the mean by Student's t over the seeds."
+    return Table(
+        first["title"], first["corner"], columns, rows, notes=[note, *first["notes"]]
+    )  # fmt: skip
 
-    def cell(row: str, place: int) -> Cell:
-        cells = [table["rows"][row][place] for table in tables]
-        kind = first["columns"][place]["kind"]
-        values = [own["value"] for own in cells]
-        if None in values:
-            return Cell(None, cells[0]["paper"])
-        scale, unit = (100, "%") if kind in SHARES else (1, "")
-        note = f"± {scale * (interval(values) or 0):.3g}{unit}"
-        return Cell(mean(values), cells[0]["paper"], note=note)
 
-    return _table(first, first["title"], cell, first["rows"], first["columns"], [
-        "± in brackets: half of a 95% interval of the mean by Student's t over the seeds.",
-        *first["notes"],
-    ])  # fmt: skip
+def _mean(cells: Sequence[dict[str, Any]], kind: str) -> Cell:
+    values = [cell["value"] for cell in cells]
+    if None in values:
+        return Cell(None, cells[0]["paper"])
+    return Cell(mean(values), cells[0]["paper"], note=_about(values, kind))
 
 
 def _differences(tables: Sequence[dict[str, Any]]) -> Table:
     first = tables[0]
-    columns = [
-        column | ({"kind": "number", "best": ""} if column["kind"] in SHARES else {"best": ""})
-        for column in first["columns"]
-    ]
-
-    def cell(row: str, place: int) -> Cell:
-        scale = 100 if first["columns"][place]["kind"] in SHARES else 1
-        pairs = [
-            [table["rows"][name][place]["value"] for name in (row, BASELINE)] for table in tables
+    kinds = [column["kind"] for column in first["columns"]]
+    rows = {
+        row: [
+            _difference([(table["rows"][row][place], table["rows"][BASELINE][place])
+                         for table in tables], kind)
+            for place, kind in enumerate(kinds)
         ]
-        if any(None in pair for pair in pairs):
-            return Cell(None)
-        apart = [scale * (own - base) for own, base in pairs]
-        return Cell(round(mean(apart), 2), note=f"± {interval(apart) or 0:.2f}")
-
-    rows = [row for row in first["rows"] if row != BASELINE]
+        for row in first["rows"] if row != BASELINE
+    }  # fmt: skip
+    columns = [Column(**column | {"kind": "number", "best": ""}) for column in first["columns"]]
     title = f"{first['title']}: above {BASELINE}, shares in points, paired by seed"
-    return _table(
-        first, title, cell, rows, columns,
-        ["± in brackets: half of a 95% interval of the mean difference by Student's t."],
-    )  # fmt: skip
+    note = "± in brackets: half of a 95% interval of the mean difference by Student's t."
+    return Table(title, first["corner"], columns, rows, notes=[note])
 
 
-def _table(first, title, cell, rows, columns, notes) -> Table:  # type: ignore[no-untyped-def]
-    return Table(
-        title, first["corner"], [Column(**column) for column in columns],
-        {row: [cell(row, place) for place in range(len(columns))] for row in rows}, notes=notes,
-    )  # fmt: skip
+def _difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], kind: str) -> Cell:
+    if any(cell["value"] is None for pair in pairs for cell in pair):
+        return Cell(None)
+    apart = [own["value"] - base["value"] for own, base in pairs]
+    return Cell(round(_scale(kind) * mean(apart), 2), note=_about(apart, kind))
+
+
+def _about(values: Sequence[float], kind: str) -> str:
+    return f"± {_scale(kind) * (interval(values) or 0):.2f}"
+
+
+def _scale(kind: str) -> int:
+    """Of shares, to points."""
+    return 100 if kind in SHARES else 1

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, curves, environment, machine, write_json
+from harness import RESULTS, environment, machine, write_json
 
 from tla_ops.training import checkpoint, trainer
 from tla_ops.training.data import DataError, load
 from tla_ops.training.evaluate import evaluate
 from tla_ops.training.recipe import load_recipe
+from tla_ops.training.runlog import curves
 
 EXAMPLES = """examples:
   TLA_DATA=data python benchmarks/short_runs.py
@@ -78,9 +78,7 @@ def measured(run: Run, folder: Path, data: str | None) -> dict[str, Any]:
     """Train and evaluate one run."""
     recipe = load_recipe(run.recipe, run.overrides)
     dataset = load(recipe.dataset, data)
-    started = time.perf_counter()
     result = trainer.train(recipe, dataset, folder, resume=True, device="cpu")
-    seconds = time.perf_counter() - started
     model, _ = checkpoint.read_model(folder / "best.pt")
     rows = torch.arange(min(run.images, len(dataset.test)))
     test = dataset.test
@@ -90,7 +88,7 @@ def measured(run: Run, folder: Path, data: str | None) -> dict[str, Any]:
         "smoke": run.smoke,
         "steps": result["step"],
         "best": result["best"],
-        "train_seconds": seconds,
+        "train_seconds": result["seconds"],
         "images": result["images"],
         "notes": [*dataset.notes, f"the first {len(rows)} test images"],
         "curves": curves(folder / "metrics.csv"),

@@ -1,5 +1,6 @@
 """`make gpu-reproduce` as far as a machine without a GPU can try it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,11 @@ def verb(monkeypatch):
     import gpu_reproduce
 
     return gpu_reproduce
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_built(verb, monkeypatch):
+    monkeypatch.setattr(verb, "is_built", lambda: False)
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def names(lines):
 
 def test_dry_run(listed, data):
     lines = listed("--data", data, "--set", "max_steps=3", "--set", "attack_step=1/20")
-    assert names(lines) == ["build", "parts-mnist", "seed-0", "keep-0", "seed-1", "keep-1"]
+    assert names(lines) == ["build", "parts-mnist", "seed-0", "seed-1", "keep"]
     assert not any("no data" in line for line in lines)
     (command,) = (line for line in lines if " reproduce " in line and "--seed 1" in line)
     assert "reproduce tla/table1 --budget short --datasets mnist" in command
@@ -58,11 +64,11 @@ def test_dry_run(listed, data):
 def test_what_is_asked_for(listed, data):
     options = ["--targets", "tla/table1,tla/table5", "--datasets", "mnist,cifar10", "--seeds", "7"]
     lines = listed(*options, "--budget", "full", "--commit", "abc", tla_data=str(data))
-    assert names(lines) == ["build", "parts-mnist", "parts-cifar10", "seed-7", "keep-7"]
+    assert names(lines) == ["build", "parts-mnist", "parts-cifar10", "seed-7", "keep"]
     text = "\n".join(lines)
     assert "reproduce tla/table1 tla/table5 --budget full --datasets mnist,cifar10 --seed 7" in text
     assert "--commit abc" in text
-    assert names(listed("--only", "seed-1,keep-1")) == ["seed-1", "keep-1"]
+    assert names(listed("--only", "seed-1,keep")) == ["seed-1", "keep"]
 
 
 def test_commands_parse(verb, monkeypatch, data):
@@ -84,12 +90,32 @@ def test_commands_parse(verb, monkeypatch, data):
 
 def test_without_data(listed):
     missing = names(line for line in listed() if "(no data: " in line)
-    assert missing == ["seed-0", "keep-0", "seed-1", "keep-1"]
+    assert missing == ["seed-0", "seed-1", "keep"]
 
 
 def test_parts_are_timed_once(listed, data, tmp_path):
     (tmp_path / "parts_mnist.json").touch()
     assert "parts-mnist" not in names(listed("--data", data, "--results", tmp_path))
+
+
+def test_what_is_finished_is_kept_where_the_time_is_up(verb, tmp_path, monkeypatch):
+    from steps import Step
+
+    def step(name, code, limit=30):
+        return Step(name, [sys.executable, "-c", code], limit)
+
+    steps = [step("seed-0", "import time; time.sleep(60)"), step("seed-1", ""), step("keep", "")]
+    found = {"name": "fake", "torch": "2", "capability": [9, 0]}
+    monkeypatch.setattr(verb.gpu, "probe", lambda: found)
+    monkeypatch.setattr(verb.gpu, "prepare", lambda found, build: None)
+    monkeypatch.setattr(verb.gpu, "WORK", tmp_path / "work")
+    monkeypatch.setattr(verb, "stop_on_sigterm", lambda: None)
+    monkeypatch.setattr(verb, "steps_of", lambda *_: steps)
+    monkeypatch.setattr(verb, "KEEPING", 10)
+    assert verb.main(["--results", str(tmp_path), "--seconds", "12"]) == 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    found = {step["name"]: step["status"] for step in summary["steps"]}
+    assert found == {"seed-0": "cut short", "seed-1": "skipped", "keep": "passed"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -299,6 +299,33 @@ def test_a_resumed_run_has_the_same_bits(more, digits, tmp_path):
     assert not same(first["banks"], second["banks"])
 
 
+def test_seconds_are_those_of_the_steps_that_count(digits, tmp_path, monkeypatch):
+    """In pieces, and without what was lost when one was killed between two checkpoints."""
+    clock, take = [100.0], trainer.Trainer.train_step
+    monkeypatch.setattr("tla_ops.training.trainer.time.perf_counter", lambda: clock[0])
+
+    def slow(self):
+        take(self)
+        clock[0] += 1
+        if (self.step, clock[0]) == (3, 103):
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(trainer.Trainer, "train_step", slow)
+    pieces = recipe("digits-tla", "checkpoint_every=2", "max_steps=4", "val_images=0")
+    with pytest.raises(SystemExit, match="killed"):
+        trainer.train(pieces, digits, tmp_path, device="cpu")
+    assert checkpoint.read(tmp_path / "last.pt")["seconds"] == 2
+    clock[0] += 1000  # between the pieces
+    result = trainer.train(pieces, digits, tmp_path, resume=True, device="cpu")
+    assert result["seconds"] == 4
+    assert trainer.train(pieces, digits, tmp_path, resume=True, device="cpu")["seconds"] == 4
+    kept = checkpoint.read(tmp_path / "last.pt")
+    del kept["seconds"]
+    checkpoint.save(tmp_path / "last.pt", kept)
+    longer = recipe("digits-tla", "checkpoint_every=2", "max_steps=6", "val_images=0")
+    assert trainer.train(longer, digits, tmp_path, resume=True, device="cpu")["seconds"] is None
+
+
 KILLED = """
 import os, signal, sys
 from tla_ops.training import trainer

@@ -4,9 +4,9 @@
         [--seeds 0,1] [--set KEY=VALUE] [--data DIR] [--results DIR] [--only STEP,STEP] [--dry-run]
 
 `make gpu-reproduce`. Builds as `make gpu` does, unless that is done; times the parts of a training
-step; then `tla-ops reproduce`, a seed after the other. What the time cuts short leaves its
-checkpoints and evaluations under build/gpu/runs, where the same command goes on. Exit status: as
-`make gpu`.
+step, once; then `tla-ops reproduce`, a seed after the other; then puts every table that is finished
+into the results. What the time cuts short leaves its checkpoints and evaluations under
+build/gpu/runs, where the same command goes on. Exit status: as `make gpu`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from steps import Step, stop_on_sigterm
 
 PARTS = {"mnist": ("lenet", 40, 60.0), "cifar10": ("wrn", 7, 120.0)}
 """Of a data set: the model and the steps of attack whose training steps are timed, and a limit."""
-KEPT = 20.0
+KEEPING = 20.0
+"""Seconds at the end that no other step may take."""
 NEEDED = TRAINING | gpu.IMAGES | {"matplotlib": "matplotlib"}
 
 
 def steps_of(args: argparse.Namespace, capability: Sequence[int], build: bool) -> list[Step]:
-    """A seed has all the time that is left; what it has finished is kept by the step after it."""
+    """All but the last share the time: a seed has what those before it leave."""
     results, datasets = args.results.resolve(), args.datasets.split(",")
     missing = gpu.not_installed(NEEDED)
     steps = [gpu.build_step(capability)] if build else []
@@ -49,11 +50,10 @@ def steps_of(args: argparse.Namespace, capability: Sequence[int], build: bool) -
         command += ["--seed", seed, "--device", "cuda", "--output", runs]
         command += [item for setting in args.set for item in ("--set", setting)]
         command += ["--data", Path(args.data).resolve()] if args.data else []
-        steps.append(Step(f"seed-{seed}", command, args.seconds - KEPT, missing=reason))
-        keep = [PYTHON, ROOT / "benchmarks" / "keep_reproduction.py", runs, "--output", results]
-        keep += ["--commit", args.commit] if args.commit else []
-        steps.append(Step(f"keep-{seed}", keep, KEPT, missing=reason))
-    return steps
+        steps.append(Step(f"seed-{seed}", command, args.seconds, missing=reason))
+    keep = [PYTHON, ROOT / "benchmarks" / "keep_reproduction.py", runs, "--output", results]
+    keep += ["--commit", args.commit] if args.commit else []
+    return [*steps, Step("keep", keep, KEEPING, missing=reason)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,19 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = gpu.probe()
     capability = found.get("capability") or (9, 0)
     build = "build" in args.only.split(",") if args.only else not is_built()
-    wanted = [step.name for step in gpu.chosen(steps_of(args, capability, True), args.only)]
+    steps = gpu.chosen(steps_of(args, capability, build), args.only)
     if args.dry_run:
-        gpu.show([step for step in steps_of(args, capability, True) if step.name in wanted])
+        gpu.show(steps)
         return 0
     reason = gpu.prepare(found, build)
     if reason:
         return gpu.refuse(reason)
     stop_on_sigterm()
     runner = gpu.runner_of(args, found)
+    runner.deadline -= KEEPING
     try:
         # Anew: what is installed may be another environment's by now.
-        steps = steps_of(args, capability, build)
-        passed = runner.run([step for step in steps if step.name in wanted])
+        steps = gpu.chosen(steps_of(args, capability, build), args.only)
+        runner.run([step for step in steps if step.name != "keep"])
+        runner.deadline += KEEPING
+        passed = runner.run([step for step in steps if step.name == "keep"])
     finally:
         gpu.finish(runner, found)
     return 0 if passed else 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import json
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from steps import stop_on_sigterm
 from tla_ops.training import checkpoint
 from tla_ops.training.files import write_json
 from tla_ops.training.report import environment
+from tla_ops.training.runlog import curves
 
 DONE, INTERRUPTED = 0, 130
 START, PATIENCE = 60.0, 30.0
@@ -76,9 +76,7 @@ def step_of(path: Path) -> int:
 
 def numbers(path: Path, after: int) -> list[dict[str, float]]:
     """The rows of metrics.csv of later steps."""
-    with path.open(newline="") as file:
-        rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    return [row for row in rows if row["step"] > after]
+    return [row for row in curves(path) if row["step"] > after]
 
 
 def about(run: Path, before: int, seconds: float, status: int) -> dict[str, Any]:

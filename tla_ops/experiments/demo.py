@@ -9,7 +9,6 @@ nobody trains for attacks. The test split is only reported.
 
 from __future__ import annotations
 
-import csv
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tla_ops.experiments.demo_figure import Panel, draw
-from tla_ops.training import checkpoint, trainer
+from tla_ops.training import checkpoint, runlog, trainer
 from tla_ops.training.attacks import pgd
 from tla_ops.training.data import Dataset, load
 from tla_ops.training.evaluate import accuracy, triplet_statistics
@@ -117,16 +116,15 @@ def train(key: str, recipe: Recipe, dataset: Dataset, output: Path) -> dict[str,
     """Train one method; returns its best epoch and its curves."""
     started = time.perf_counter()
     result = trainer.train(recipe, dataset, output, device="cpu")
-    with (output / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if rows[0][name] and name != "images_per_second"]
+    rows = runlog.curves(output / "metrics.csv")
+    names = [name for name in rows[0] if name != "images_per_second"]
     per_epoch = result["images"]["train"] // recipe.batch
     return {
         "name": NAMES[key],
         "best_epoch": result["best"]["step"] // per_epoch,
         "checkpoint": f"{key}/best.pt",
         "seconds": time.perf_counter() - started,
-        "curves": {name: [float(row[name]) for row in rows] for name in names},
+        "curves": {name: [row[name] for row in rows] for name in names},
     }
 
 

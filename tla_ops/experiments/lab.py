@@ -178,14 +178,7 @@ class Lab:
         if not read_json(folder / "result.json"):
             (folder / "result.json").unlink(missing_ok=True)  # damaged: last.pt has what it said
             self.say(f"training {recipe.name} ({folder.name})")
-            before, began = _spent(folder), time.perf_counter()
-            write_json(folder / "seconds.json", {"seconds": None})  # what a killed run leaves
-            try:
-                trainer.train(recipe, data, folder, resume=True, device=str(self.device))
-            finally:
-                if before is not None and (step := _step(folder)):
-                    spent = before + time.perf_counter() - began
-                    write_json(folder / "seconds.json", {"seconds": spent, "step": step})
+            trainer.train(recipe, data, folder, resume=True, device=str(self.device))
         made = self.read(folder / "best.pt", recipe)
         self._record(setting, made, folder)
         return made
@@ -359,8 +352,7 @@ class Lab:
         return recipe, self.output / "checkpoints" / f"{recipe.name}-{key[:12]}"
 
     def _record(self, setting: Setting, made: Trained, folder: Path) -> None:
-        result, timed = (read_json(folder / name) for name in ("result.json", "seconds.json"))
-        seconds = timed.get("seconds")
+        result = read_json(folder / "result.json")
         self.record(
             setting,
             {
@@ -368,7 +360,7 @@ class Lab:
                 "name": made.name,
                 "steps": result["step"],
                 "best_step": result["best"]["step"],
-                "seconds": seconds if timed.get("step", result["step"]) == result["step"] else None,
+                "seconds": result.get("seconds"),
                 "seed": made.recipe.seed,
                 "checkpoint": str((folder / "best.pt").relative_to(self.output)),
                 "recipe": made.recipe.as_dict(),
@@ -400,21 +392,6 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
     return {}
-
-
-def _spent(folder: Path) -> float | None:
-    """Seconds that an unfinished training took so far, in all its pieces; None where a piece that
-    left a checkpoint was killed, so that nobody knows.
-    """
-    step, kept = _step(folder), read_json(folder / "seconds.json")
-    if step == 0:
-        return 0.0
-    return kept.get("seconds") if kept.get("step") == step else None
-
-
-def _step(folder: Path) -> int:
-    path = folder / "last.pt"
-    return checkpoint.read(path)["step"] if path.exists() else 0
 
 
 def identified(images: ImageSet) -> str:

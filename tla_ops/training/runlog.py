@@ -98,6 +98,11 @@ class RunLog:
             self._board.close()
 
 
+def curves(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``metrics.csv``, each with the columns that it has a number in."""
+    return [{name: float(text) for name, text in row.items() if text} for row in _rows(path)]
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a file; the last one may have been cut."""
     if not path.exists():

@@ -69,9 +69,8 @@ def clean_streams(model: Classifier, statistics: str) -> Iterator[None]:
         raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
     counting = [
         module
-        for module in model.modules()
-        if statistics == "adversarial" and isinstance(module, _BatchNorm)
-        if module.training and module.track_running_stats
+        for module in (model.modules() if statistics == "adversarial" else ())
+        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
     ]
     for module in counting:
         module.track_running_stats = False

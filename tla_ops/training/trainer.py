@@ -187,6 +187,7 @@ class Trainer:
         self.step = 0
         self.best: dict[str, Any] = {"score": [-1.0, -1.0], "step": 0}
         self.row: dict[str, float] = {}
+        self.seconds: float | None = 0.0
         optimizer = make_optimizer(self.model, recipe)
         self.optimizer: Any = optimizer
         self._restore(resume)
@@ -210,7 +211,8 @@ class Trainer:
             _tidy(self.output, self.step)
         main, every = self.fabric.is_global_zero, self.recipe.checkpoint_every
         log = runlog.RunLog(self.output, self.step) if main else None
-        self._clock = time.perf_counter(), self.step
+        self._began = time.perf_counter()
+        self._clock = self._began, self.step
         self.training_step.train()
         try:
             with (
@@ -353,6 +355,7 @@ class Trainer:
             "meter": self._of_all({"sums": self.meter.sums})["sums"].sum(0),
             "best": self.best,
             "row": self.row,
+            "seconds": self.seconds,
             "world_size": self.fabric.world_size,
         }
 
@@ -364,6 +367,9 @@ class Trainer:
         return gathered
 
     def _save(self) -> None:
+        if self.seconds is not None:
+            now = time.perf_counter()
+            self.seconds, self._began = self.seconds + now - self._began, now
         state = self.state()
         if self.fabric.is_global_zero:
             checkpoint.save(self.output / "last.pt", state)
@@ -407,6 +413,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             self.meter.sums.copy_(kept["meter"])  # of all processes
         self.step, self.best, self.row = kept["step"], kept["best"], kept["row"]
+        self.seconds = kept.get("seconds")  # not in every older checkpoint
 
     def _result(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -418,6 +425,7 @@ class Trainer:
             "images": {"train": len(self.images), "held_out": recipe.val_images},
             "notes": list(self.dataset.notes),
             "last": self.row,
+            "seconds": self.seconds,
             "processes": self.fabric.world_size,
             "environment": environment(self.fabric.device),
         }
