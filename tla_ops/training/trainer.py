@@ -344,7 +344,9 @@ class Trainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides what the rest of the run does; every process has to ask."""
+        """Everything that decides what the rest of the run does, and what it took so far; every
+        process has to ask.
+        """
         return self._about() | {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
