@@ -110,8 +110,8 @@ def timm(monkeypatch, tmp_path):
         import timm
     except (ImportError, RuntimeError) as error:  # it imports torchvision
         pytest.skip(f"timm cannot be imported: {error}")
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TLA_DATA", str(tmp_path / "data"))
     monkeypatch.setitem(pretrained.NETWORKS, "Inception-v3", TIMM)
     place = tmp_path / "data" / "imagenet" / "weights" / f"{TIMM}.pth"

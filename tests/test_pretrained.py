@@ -36,7 +36,8 @@ def timm():
 def hub(monkeypatch, tmp_path):
     """The hub's client with an empty cache, and nothing to reach; has what was asked for."""
     hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    constants = pytest.importorskip("huggingface_hub.constants")  # which hub need not have loaded
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     hub.asked = []
 
     def download(repository, file):
