@@ -62,7 +62,7 @@ def test_recipes_get_the_budgets_keys_and_nothing_else_changes(name, dataset):
             asked = wanted.get(key)
             if asked is None or (key == "candidates" and not printed.candidates):
                 assert value == printed.as_dict()[key], (method, key)
-            elif key in ("attack_step", "epsilon"):
+            elif key in ("attack_step", "epsilon", "eval_step"):
                 assert Fraction(value) == Fraction(asked)
             elif isinstance(value, float):  # PyYAML reads 4e-3 as text
                 assert value == float(asked)

@@ -102,8 +102,10 @@ def test_overrides_take_the_keys_type():
     recipe = load_recipe(
         "mnist-tla",
         ["epsilon=8/255", "margin=1", "max_steps=7", "grad_clip=1e-1", "eval_steps.pgd=3",
-         "model_options={width: 0.25}", "init_from=a.pt", "schedule.5=.1", "attack_step=.1"],
+         "model_options={width: 0.25}", "init_from=a.pt", "schedule.5=.1", "attack_step=.1",
+         "eval_step=1/20"],
     )  # fmt: skip
+    assert recipe.eval_step == recipe.evaluation_step == Fraction(1, 20)
     assert recipe.epsilon == Fraction(8, 255)
     assert recipe.attack_step == Fraction(1, 10)
     assert recipe.options["margin"] == 1.0
@@ -114,6 +116,13 @@ def test_overrides_take_the_keys_type():
     assert recipe.schedule == {5: 0.1}
     assert recipe.model_options == {"width": 0.25}
     assert load_recipe("mnist-tla", ["epochs=null", "max_steps=5"]).epochs is None
+
+
+def test_an_evaluation_takes_trainings_steps_unless_it_has_its_own():
+    recipe = load_recipe("mnist-at", ["attack_step=1/7"])
+    assert recipe.as_dict()["eval_step"] is None
+    assert recipe.evaluation_step == Fraction(1, 7)
+    assert load_recipe("mnist-at", ["attack_step=1/7", "eval_step=0"]).evaluation_step == 0
 
 
 def test_an_unknown_key_lists_the_known_ones():
@@ -139,6 +148,7 @@ def test_a_method_takes_its_own_options_alone():
         ("batch=true", "batch must be int, got True"),
         ("batch=null", "recipe lacks batch"),
         ("epsilon=-1/255", "epsilon must be at least 0"),
+        ("eval_step=-1/9", "eval_step must be at least 0"),
         ("epsilon=1/0", "epsilon must be a number or a fraction such as 8/255"),
         ("learning_rate=.nan", "learning_rate must be at least 0"),
         ("grad_clip=0", "grad_clip must be at least 1e-12, got 0"),

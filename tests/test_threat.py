@@ -77,6 +77,8 @@ def test_the_recipes_own_ball_and_steps():
     assert from_recipe(recipe, "pgd20r") == Threat(
         "pgd", Fraction(1, 7), Fraction(1, 70), 3, restarts=20, norm="l2"
     )
+    longer = load_recipe("mnist-at", [*changes, "attack_step=1/3", "eval_step=1/70"])
+    assert from_recipe(longer, "pgd20r") == from_recipe(recipe, "pgd20r")
     assert from_recipe(recipe, "autoattack").norm == "l2"
     for name in ("mim", "cw", "fgsm"):  # which have no other ball
         assert from_recipe(recipe, name).norm == "linf"

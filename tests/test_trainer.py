@@ -481,7 +481,7 @@ def test_resuming_needs_the_start_no_more(finished, digits, tmp_path):
     more = f"init_from={start}"
     trainer.train(recipe("digits-um", more, "max_steps=2"), digits, tmp_path / "a", device="cpu")
     start.unlink()
-    made = recipe("digits-um", more, "max_steps=3", "eval_steps.pgd=7")
+    made = recipe("digits-um", more, "max_steps=3", "eval_steps.pgd=7", "eval_step=1/9")
     assert trainer.train(made, digits, tmp_path / "a", resume=True, device="cpu")["step"] == 3
 
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import signal
+from fractions import Fraction
 from functools import partial
 from types import SimpleNamespace
 
@@ -304,6 +305,9 @@ def test_20pgd_has_20_restarts():
         "epsilon": recipe.epsilon, "step": recipe.attack_step, "steps": 3, "norm": "linf",
         "restarts": 20, "early_stop": True,
     }  # fmt: skip
+    other = load_recipe("mnist-tla", ["eval_step=1/9"])
+    for name in STEPPED:
+        assert evaluate.ATTACKS[name](other, 3).keywords["step"] == Fraction(1, 9)
 
 
 @pytest.mark.parametrize("name", STEPPED)

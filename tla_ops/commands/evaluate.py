@@ -146,7 +146,7 @@ def _text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{recipe['name']}, {recipe['attack_norm']}, epsilon {recipe['epsilon']}, "
-            f"step {recipe['attack_step']}",
+            f"step {recipe.get('eval_step') or recipe['attack_step']}",
             *result["notes"],
             "",
             text_table(header, rows),

@@ -107,7 +107,7 @@ class Threat:
 
 def from_recipe(recipe: Recipe, name: str) -> Threat:
     """A column of the papers' accuracy tables, as `tla-ops evaluate` calls it, with the recipe's
-    ball and numbers of steps.
+    ball, and its evaluation's steps.
     """
     if name == "clean":
         return Threat("clean")
@@ -120,7 +120,7 @@ def from_recipe(recipe: Recipe, name: str) -> Threat:
         )  # fmt: skip
     kind = {"pgd_long": "pgd", "pgd20r": "pgd"}.get(name, name)
     return Threat(
-        kind, recipe.epsilon, recipe.attack_step, recipe.eval_steps[name],
+        kind, recipe.epsilon, recipe.evaluation_step, recipe.eval_steps[name],
         restarts=RESTARTS if name == "pgd20r" else 1,
         norm="linf" if kind in ("mim", "cw") else recipe.attack_norm,
         early_stop=kind != "transfer",

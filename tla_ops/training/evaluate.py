@@ -46,7 +46,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, size: int = 500) 
 
 def _iterated(attack: Callable[..., Tensor], **more: Any) -> Callable[[Recipe, int], Attack]:
     return lambda recipe, steps: partial(
-        attack, epsilon=recipe.epsilon, step=recipe.attack_step, steps=steps, **more
+        attack, epsilon=recipe.epsilon, step=recipe.evaluation_step, steps=steps, **more
     )
 
 
@@ -99,8 +99,8 @@ def evaluate(
 
     Args:
         model: the victim.
-        recipe: its budget (``epsilon``, ``attack_step``) and steps (``eval_steps``; 20 for an
-            attack that is not in it).
+        recipe: its budget (``epsilon``) and steps (``evaluation_step``, their size, and
+            ``eval_steps``; 20 for an attack that is not in it).
         images: (N, C, H, W) in [0, 1]; labels: (N,).
         names: "clean" and keys of `ATTACKS`.
         source: the model that "transfer" attacks.

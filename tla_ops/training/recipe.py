@@ -101,6 +101,14 @@ class Recipe:
     model itself: off."""
     eval_steps: dict[str, int] = field(default_factory=dict)
     """Steps of each iterated attack of `tla-ops evaluate`."""
+    eval_step: Fraction | None = None
+    """Their size; None: `attack_step`. A training with fewer, longer steps is then evaluated by the
+    same attacks as one without."""
+
+    @property
+    def evaluation_step(self) -> Fraction:
+        """The size of an evaluation's steps."""
+        return self.attack_step if self.eval_step is None else self.eval_step
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as a file has them: fractions as text, options among the other keys."""
@@ -129,7 +137,8 @@ LARGEST = 2.0**62
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("epochs", "max_steps", "val_every", "checkpoint_every"), (1, LARGEST)),
     **dict.fromkeys(("candidates", "bank", "attack_steps", "val_images", "seed"), (0, LARGEST)),
-    **dict.fromkeys(("epsilon", "attack_step", "learning_rate", "weight_decay"), (0, LARGEST)),
+    **dict.fromkeys(("epsilon", "attack_step", "eval_step"), (0, LARGEST)),
+    **dict.fromkeys(("learning_rate", "weight_decay"), (0, LARGEST)),
     **dict.fromkeys(("weight", "norm_weight", "adversarial_weight", "beta"), (0, LARGEST)),
     **{"log_every": (1, LARGEST), "val_steps": (0, LARGEST), "batch": (2, LARGEST)},
     **{"margin": (-LARGEST, LARGEST), "grad_clip": (1e-12, LARGEST), "noise": (0, 1)},

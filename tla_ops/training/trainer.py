@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 FILES = ("last.pt", "best.pt", "metrics.csv", "result.json")
 RESUMABLE = (
-    *("max_steps", "epochs", "val_every", "checkpoint_every", "log_every", "name", "eval_steps"),
-    "init_from",
+    *("max_steps", "epochs", "val_every", "checkpoint_every", "log_every", "name"),
+    *("eval_steps", "eval_step", "init_from"),
 )
 """Keys that may differ between a run and its continuation, which needs its start no more."""
 

@@ -128,10 +128,10 @@ def level(setting: Setting, recipe: Recipe, printed: Fraction | str) -> Fraction
 
 
 def step_within(recipe: Recipe, epsilon: Fraction) -> Fraction:
-    """The recipe's step, but at most a third of the radius: a longer one only jumps between the
-    ball's corners. On the paper's data sets and recipes, the recipe's.
+    """The step of the recipe's evaluation, but at most a third of the radius: a longer one only
+    jumps between the ball's corners. On the paper's data sets and recipes, the recipe's.
     """
-    return min(recipe.attack_step, epsilon / 3)
+    return min(recipe.evaluation_step, epsilon / 3)
 
 
 def radius(lab: Lab, setting: Setting, printed: Fraction | str) -> Fraction:

@@ -31,7 +31,7 @@ def run(lab: Lab) -> Result:
         threats = {name: from_recipe(recipe, name) for name in columns}
         source = transfer_source(lab, setting)
         block = accuracy_block(lab, NAME, setting, models, threats, source=source)
-        note = NOTE.format(recipe.epsilon, recipe.attack_step)
+        note = NOTE.format(recipe.epsilon, recipe.evaluation_step)
         tables.append(joined(heading(lab, setting), [block], worst=True, notes=[note]))
     return Result(tables)
 
