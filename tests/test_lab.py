@@ -562,6 +562,18 @@ def test_numbers_of_images(budget, images, fast, slow, data, tmp_path):
     assert len(lab.pool(DIGITS)) == 80
 
 
+def test_a_number_of_images_for_slow_attacks(data, tmp_path):
+    budget = Budget("smoke", images=30, slow_images=20)
+    lab = Watched(tmp_path, data, budget, slow_images=10)
+    assert len(lab.test(DIGITS)) == 30
+    assert len(lab.test(DIGITS, slow=True)) == 10
+    assert lab.changes[-1] == "slow_images=10"
+    assert lab.place("a") != Watched(tmp_path, data, budget).place("a")
+    both = Watched(tmp_path, data, budget, images=20, slow_images=40)
+    assert len(both.test(DIGITS)) == len(both.test(DIGITS, slow=True)) == 20
+    assert both.changes[-2:] == ["images=20", "slow_images=40"]
+
+
 def test_features_and_predictions(data, tmp_path, trained):
     lab = Watched(tmp_path, {"digits": made_up("digits", test=450)})
     lab.overrides = (*TINY[2:], "model=small")

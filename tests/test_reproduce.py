@@ -30,13 +30,13 @@ QUICK = [
                 "candidates=20", "checkpoint_every=2", "model_options.dim=16")
     for argument in ("--set", key)
 ]  # fmt: skip
-IMAGES = 20
+IMAGES, SLOW = 20, 10
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def reproduce(*arguments, output=None, quick=True):
-    more = [*QUICK, "--images", str(IMAGES)] if quick else []
+    more = [*QUICK, "--images", str(IMAGES), "--slow-images", str(SLOW)] if quick else []
     place = [] if output is None else ["--output", str(output)]
     return cli.main(["reproduce", *map(str, arguments), *place, *more])
 
@@ -117,6 +117,10 @@ def test_what_is_written(output, made):
             assert "model_options: {} in the recipe, {'dim': 16} here" in run["changed"] or (
                 name == "tla-table4" and "model: small in the recipe, mlp here" in run["changed"]
             )
+        assert metrics["overrides"][-2:] == ["images=20", "slow_images=10"]
+    (auto,) = (one for one in made["tla-table1"]["tables"][0]["columns"]
+               if one["name"] == "AutoAttack")  # fmt: skip
+    assert "10 images" in str(auto)
     names = [run["name"] for run in made["tla-table1"]["parts"][0]["runs"]]
     assert sorted(names) == sorted([*(f"digits-{m}" for m in TARGETS["tla/table1"].methods),
                                     "digits-um"])  # fmt: skip
@@ -381,6 +385,7 @@ def test_the_list_and_errors_need_no_extra(tmp_path):
         (["tla/table5", "--budget", "tiny"], "--budget"),
         (["tla/table5", "--images", "9"], "--images"),
         (["tla/table5", "--images", "many"], "--images"),
+        (["tla/table5", "--slow-images", "9"], "--slow-images"),
         (["tla/table5", "--seed", "-1"], "--seed"),
         (["tla/table5", "--seed", str(2**64)], "--seed"),
         (["tla/table5", "--device", "abacus"], "--device"),

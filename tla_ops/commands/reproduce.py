@@ -78,6 +78,12 @@ def add(verbs: Any) -> None:
     )
     option("--images", type=at_least(10), metavar="N", help="test images, over the budget's number")
     option(
+        "--slow-images",
+        type=at_least(10),
+        metavar="N",
+        help="of those, how many meet DeepFool, C&W-l2, JSMA and AutoAttack, likewise",
+    )
+    option(
         "--set",
         action="append",
         default=[],
@@ -125,6 +131,7 @@ def run(args: argparse.Namespace) -> Outcome:
         device=found_device(args.device),
         overrides=args.set,
         images=args.images,
+        slow_images=args.slow_images,
         seed=args.seed,
     )
     made = {}

@@ -74,7 +74,8 @@ class Lab:
         load: gives a data set by its name.
         device: cpu, cuda or cuda:N.
         overrides: ``key=value``, for every recipe; a key that a recipe's method lacks is left out.
-        images: test images that are attacked, over the budget's.
+        images: test images that are attacked, over the budget's; ``slow_images``, of those, how
+            many meet the slow attacks, over the budget's.
         seed: of trainings and attacks.
         say: is told what is being done, a line each.
     """
@@ -89,15 +90,18 @@ class Lab:
         device: str = "cpu",
         overrides: Iterable[str] = (),
         images: int | None = None,
+        slow_images: int | None = None,
         seed: int = 0,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        self.budget = budget if images is None else replace(budget, images=images)
+        counts: dict[str, Any] = {"images": images, "slow_images": slow_images}
+        given = {name: count for name, count in counts.items() if count is not None}
+        self.budget = replace(budget, **given)
         self.output = output
         self.datasets = datasets
         self.device = torch.device(device)
         self.overrides = tuple(overrides)
-        self.changes = [*self.overrides, *([] if images is None else [f"images={images}"])]
+        self.changes = [*self.overrides, *(f"{name}={count}" for name, count in given.items())]
         self.seed = seed
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._load = load
