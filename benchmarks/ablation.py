@@ -1,4 +1,4 @@
-"""Whether triplets help adversarial training, and what decides it: MNIST runs, one change each.
+"""Whether triplets help adversarial training, and what decides it: runs of one change each.
 
 Every run is evaluated on development images: training images that are neither learned from nor
 choose the checkpoint. Test images are not looked at. Networks and lengths are what a processor
@@ -33,13 +33,22 @@ from tla_ops.training.runlog import curves
 EXAMPLES = """examples:
   TLA_DATA=data python benchmarks/ablation.py --list
   TLA_DATA=data python benchmarks/ablation.py --only at,tla,tla-statistics --seeds 0,1,2
+  TLA_DATA=data python benchmarks/ablation.py --dataset cifar10 --only at,tla --seeds 0,1,2
   TLA_DATA=data python benchmarks/ablation.py --only at --set max_steps=20 --output /tmp/ablation
 """
-BASE = (
-    "model_options.width=0.25", "learning_rate=1e-3", "attack_steps=5", "attack_step=1/10",
-    "fast_attack=bfloat16", "max_steps=800", "log_every=50", "val_every=200", "val_images=500",
-    "val_steps=10", "checkpoint_every=400",
-)  # fmt: skip
+BASES: dict[str, tuple[str, ...]] = {
+    "mnist": (
+        "model_options.width=0.25", "learning_rate=1e-3", "attack_steps=5", "attack_step=1/10",
+        "fast_attack=bfloat16", "max_steps=800", "log_every=50", "val_every=200", "val_images=500",
+        "val_steps=10", "checkpoint_every=400",
+    ),
+    "cifar10": (
+        "model_options.units=1", "model_options.widen=1", "attack_steps=3", "attack_step=4/255",
+        "fast_attack=bfloat16", "max_steps=600", "schedule={450: 0.01}", "candidates=100",
+        "log_every=50", "val_every=150", "val_images=500", "val_steps=10", "checkpoint_every=300",
+    ),
+}  # fmt: skip
+"""By data set, what its runs have in place of the recipes' own."""
 ALL, ADVERSARIAL = "statistics=all", "statistics=adversarial"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "at": (),
@@ -56,6 +65,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tla-statistics-no-norms": (ADVERSARIAL, "norm_weight=0"),
     "tla-statistics-no-triplets": (ADVERSARIAL, "weight=0"),
     "tla-statistics-mean-square": (ADVERSARIAL, "norm=mean_square", "norm_weight=5e-5"),
+    "tla-weight-0.1": (ALL, "weight=0.1"),
     "tla-statistics-weight-0.1": (ADVERSARIAL, "weight=0.1"),
     "tla-statistics-weight-2": (ADVERSARIAL, "weight=2"),
     "tla-statistics-margin-0.01": (ADVERSARIAL, "margin=0.01"),
@@ -69,23 +79,38 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tla-longer": (ALL, "max_steps=2400"),
     "tla-statistics-longer": (ADVERSARIAL, "max_steps=2400"),
 }
-"""What a run changes, beside `BASE`, of the recipe that begins its name."""
+"""What a run changes, beside its base, of its data set's recipe that begins its name."""
+NAMES: dict[str, tuple[str, ...]] = {
+    "mnist": tuple(VARIANTS),
+    "cifar10": (
+        "at", "alp", "tla", "tla-statistics", "tla-no-triplets", "tla-statistics-no-triplets",
+        "tla-weight-0.1", "tla-statistics-weight-0.1",
+    ),
+}  # fmt: skip
+"""By data set, the runs whose changes are none of its recipes already."""
 METHODS = ("tla-rn", "tla-sa", "tla", "alp", "at")
 DEVELOPMENT = 1000
-ATTACK = {"epsilon": Fraction(3, 10), "step": Fraction(1, 20), "steps": 40}
+ATTACKS: dict[str, dict[str, Any]] = {
+    "mnist": {"epsilon": Fraction(3, 10), "step": Fraction(1, 20), "steps": 40},
+    "cifar10": {"epsilon": Fraction(8, 255), "step": Fraction(2, 255), "steps": 20},
+}
 
 
-def recipe_of(name: str, seed: int, overrides: Sequence[str] = ()) -> Recipe:
+def recipe_of(dataset: str, name: str, seed: int, overrides: Sequence[str] = ()) -> Recipe:
     method = next(method for method in METHODS if name == method or name.startswith(f"{method}-"))
-    recipe = load_recipe(f"mnist-{method}", [*BASE, *VARIANTS[name], *overrides])
+    printed = f"{dataset}-{method}"
+    # A method without triplets looks at no candidates.
+    mined = load_recipe(printed).candidates > 0
+    base = [text for text in BASES[dataset] if mined or not text.startswith("candidates=")]
+    recipe = load_recipe(printed, [*base, *VARIANTS[name], *overrides])
     return replace(recipe, name=name, seed=seed)
 
 
-def found(path: Path, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+def found(path: Path, dataset: str, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Accuracies of a checkpoint, always under the same random starts."""
     model: Classifier = checkpoint.read_model(path)[0]
     torch.manual_seed(0)
-    attack = in_batches(partial(pgd, **ATTACK, early_stop=True), 500)
+    attack = in_batches(partial(pgd, **ATTACKS[dataset], early_stop=True), 500)
     adversarial = attack(model, images, labels)
     return {
         "clean": accuracy(model, images, labels),
@@ -102,7 +127,7 @@ def measured(
     return environment() | {
         "variant": name,
         "changed": list(VARIANTS[name]),
-        "base": [*BASE, *overrides],
+        "base": [*BASES[recipe.dataset], *overrides],
         "threads": torch.get_num_threads(),
         "seed": recipe.seed,
         "recipe": result["recipe"],
@@ -110,9 +135,9 @@ def measured(
         "best_step": result["best"]["step"],
         "seconds": result["seconds"],
         "images": len(labels),
-        "attack": {key: str(value) for key, value in ATTACK.items()},
-        "best": found(folder / "best.pt", images, labels),
-        "last": found(folder / "last.pt", images, labels),
+        "attack": {key: str(value) for key, value in ATTACKS[recipe.dataset].items()},
+        "best": found(folder / "best.pt", recipe.dataset, images, labels),
+        "last": found(folder / "last.pt", recipe.dataset, images, labels),
         "curves": curves(folder / "metrics.csv"),
     }
 
@@ -122,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", help="folder of the data sets (default: TLA_DATA)")
+    parser.add_argument("--dataset", choices=list(BASES), default="mnist")
     parser.add_argument("--list", action="store_true", help="the runs, and leave")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="NAME,...")
     parser.add_argument(
@@ -132,26 +158,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder (default: benchmarks/results/...)")
     args = parser.parse_args(arguments)
     if args.list:
-        for name, changed in VARIANTS.items():
-            print(f"{name:24}{', '.join(changed)}")
+        for name in NAMES[args.dataset]:
+            print(f"{name:30}{', '.join(VARIANTS[name])}")
         return 0
     if args.overrides and not args.output:
         parser.error("--set needs --output: another experiment, which has a folder of its own")
-    names = args.only or list(VARIANTS)
-    if unknown := set(names) - set(VARIANTS):
-        parser.error(f"--only must be of {', '.join(VARIANTS)}, got {', '.join(sorted(unknown))}")
+    known = NAMES[args.dataset]
+    names = args.only or known
+    if unknown := set(names) - set(known):
+        parser.error(f"--only must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     place = args.output or RESULTS / machine() / "ablation"
     runs = args.runs or (place / "runs" if args.overrides else Path("runs/ablation"))
     try:
-        dataset = load("mnist", args.data)
+        dataset = load(args.dataset, args.data)
         for seed in args.seeds:
             for name in names:
-                path = place / f"{name}-seed{seed}.json"
+                stem = f"{args.dataset}-{name}-seed{seed}"
+                path = place / f"{stem}.json"
                 if path.exists():
                     continue
-                recipe = recipe_of(name, seed, args.overrides)
-                folder = runs / f"{name}-seed{seed}"
-                document = measured(name, recipe, dataset, folder, args.overrides)
+                recipe = recipe_of(args.dataset, name, seed, args.overrides)
+                document = measured(name, recipe, dataset, runs / stem, args.overrides)
                 write_json(path, document)
                 print(name, seed, document["best"], document["last"], flush=True)
     except (DataError, RecipeError, trainer.RunError) as error:

@@ -37,6 +37,7 @@ COLUMNS = (
     *("active", "d+", "d−", "minutes a run"),
 )
 BASELINE = "at"
+TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 CURVES = ("at", "tla", "tla-statistics")
 COLOURS = ("#4477AA", "#EE7733", "#228833")
 
@@ -48,17 +49,18 @@ def ablation_page(documents: Sequence[dict]) -> str:
 
 
 def _groups(documents: Sequence[dict]) -> dict[str, list[dict]]:
-    """Runs of one machine that have one base, by the stem of their figure."""
+    """Runs on one data set and machine that have one base, by the stem of their figure."""
     groups: dict[Any, list[dict]] = defaultdict(list)
     for document in documents:
         facts = [document[key] for key in ("machine", "torch", "threads", "images", "attack")]
-        groups[document["machine"], str((facts, document["base"]))].append(document)
+        place = f"{document['recipe']['dataset']}-{document['machine']}"
+        groups[place, str((facts, document["base"]))].append(document)
     seen: Counter[str] = Counter()
     named = {}
-    for (machine, _), group in groups.items():
-        seen[machine] += 1
-        nth = f"-{seen[machine]}" if seen[machine] > 1 else ""
-        named[f"ablation-{machine}{nth}"] = group
+    for (place, _), group in groups.items():
+        seen[place] += 1
+        nth = f"-{seen[place]}" if seen[place] > 1 else ""
+        named[f"ablation-{place}{nth}"] = group
     return named
 
 
@@ -74,9 +76,9 @@ def _table(documents: Sequence[dict], name: str) -> Iterator[str]:
     first, variants = documents[0], _by_variant(documents)
     commits = sorted({document["commit"] for document in documents})
     attack = first["attack"]
-    yield f"## {first['device']}\n"
+    yield f"## {TITLES[first['recipe']['dataset']]}, {first['device']}\n"
     yield (
-        f"torch {first['torch']}, {first['threads']} thread, commits {', '.join(commits)}. MNIST; "
+        f"torch {first['torch']}, {first['threads']} thread, commits {', '.join(commits)}. "
         f"{first['images']} development images; PGD-{attack['steps']}, ε = {attack['epsilon']}, "
         f"steps of {attack['step']}. A reduced experiment, not the paper's: where a row "
         "says nothing else, runs have "

@@ -70,13 +70,15 @@ def _section(document: dict) -> str:
 
 
 def _since(document: dict) -> list[str]:
-    """What the recipes of its runs have today that they had not when it was made."""
+    """What the recipes of its runs have today that they had not when it was made: a key of None
+    leaves everything as it was.
+    """
     added: dict[str, list[str]] = {}
     for run in (run for part in document.get("parts", ()) for run in part["runs"]):
         recipe = run["recipe"]
         with suppress(RecipeError):  # of a name that is no recipe's any more
             today = load_recipe(recipe["name"]).as_dict()
-            for key in today.keys() - recipe.keys():
+            for key in {key for key in today if today[key] is not None} - recipe.keys():
                 names = added.setdefault(f"{key}={today[key]}", [])
                 names += [recipe["name"]] if recipe["name"] not in names else []
     return [

@@ -49,7 +49,7 @@ def document(variant, seed, pgd, changed=(), base=("max_steps=800",), **more):
         "threads": 1, "images": 1000, "seconds": 90.0, "steps": 800, "best_step": 600,
         "attack": {"epsilon": "3/10", "step": "1/20", "steps": "40"},
         "best": {"clean": 0.975, "pgd": pgd}, "last": {"clean": 0.97, "pgd": pgd - 0.05},
-        "curves": curves, "recipe": {"method": variant.partition("-")[0]},
+        "curves": curves, "recipe": {"dataset": "mnist", "method": variant.partition("-")[0]},
     } | more  # fmt: skip
 
 
@@ -63,13 +63,20 @@ def rows(text):
     return {row[0]: dict(zip(head, row, strict=True)) for row in body}
 
 
-def test_every_run_differs_in_what_its_name_says(bench):
-    for name, changed in bench.VARIANTS.items():
-        recipe = bench.recipe_of(name, 7)
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+def test_every_run_differs_in_what_its_name_says(bench, dataset):
+    for name in bench.NAMES[dataset]:
+        changed = bench.VARIANTS[name]
+        recipe = bench.recipe_of(dataset, name, 7)
         method = recipe.method.replace("_", "-")
         assert name == method or name.startswith(f"{method}-")
-        assert (recipe.seed, recipe.epsilon) == (7, bench.ATTACK["epsilon"])
-        plain = load_recipe(f"mnist-{method}", [*bench.BASE, f"seed={recipe.seed}"]).as_dict()
+        assert (recipe.seed, recipe.epsilon) == (7, bench.ATTACKS[dataset]["epsilon"])
+        printed = f"{dataset}-{method}"
+        base = [*bench.BASES[dataset], f"seed={recipe.seed}"]
+        plain = load_recipe(printed, base).as_dict()
+        if not method.startswith("tla"):
+            assert recipe.candidates == 0
+            plain["candidates"] = 0
         values = recipe.as_dict()
         apart = {key for key in values if values[key] != plain.get(key)}
         named = {override.partition("=")[0] for override in changed}
@@ -85,6 +92,8 @@ def test_development_images_are_neither_learned_from_nor_choose(bench, monkeypat
 
     dataset = load("digits", None)
     monkeypatch.setattr(bench, "DEVELOPMENT", 100)
+    monkeypatch.setitem(bench.BASES, "digits", ("max_steps=9",))
+    monkeypatch.setitem(bench.ATTACKS, "digits", {"epsilon": 0.1, "step": 0.1, "steps": 1})
     given = []
     train = bench.trainer.train
     monkeypatch.setattr(
@@ -101,7 +110,7 @@ def test_development_images_are_neither_learned_from_nor_choose(bench, monkeypat
     assert found["seconds"] > 0
     again = bench.measured("tla", recipe, dataset, tmp_path, ["max_steps=2"])
     assert again["seconds"] == found["seconds"]  # the training's, not this call's
-    assert again["base"] == [*bench.BASE, "max_steps=2"]
+    assert again["base"] == ["max_steps=9", "max_steps=2"]
     assert found["curves"][-1]["step"] == 2
     assert 0 <= found["curves"][-1]["active"] <= 1
     json.dumps(found)
@@ -117,7 +126,7 @@ def test_a_run_that_is_there_is_not_made_again(bench, monkeypatch, tmp_path):
     arguments = ["--only", "at,tla", "--seeds", "0,1", "--output", str(tmp_path)]
     assert bench.main(arguments) == 0
     assert made == [("at", 0), ("tla", 0), ("at", 1), ("tla", 1)]
-    (tmp_path / "tla-seed0.json").unlink()
+    (tmp_path / "mnist-tla-seed0.json").unlink()
     assert bench.main(arguments) == 0
     assert made[4:] == [("tla", 0)]
 
@@ -135,7 +144,7 @@ def test_another_experiment_has_a_folder_of_its_own(bench, monkeypatch, tmp_path
     assert bench.main(arguments) == 0
     name, recipe, _, folder, overrides = seen[0]
     assert (name, recipe.max_steps, overrides) == ("at", 2, ["max_steps=2"])
-    assert folder == tmp_path / "runs" / "at-seed0"
+    assert folder == tmp_path / "runs" / "mnist-at-seed0"
 
 
 def test_errors_have_no_traceback(bench, capsys, tmp_path):
@@ -211,7 +220,7 @@ def test_a_change_is_compared_with_adversarial_training_under_the_same(render):
 
 
 def test_whose_statistics(render):
-    recipe = {"method": "tla", "statistics": "adversarial"}
+    recipe = {"dataset": "mnist", "method": "tla", "statistics": "adversarial"}
     changed = ["statistics=adversarial", "weight=2"]
     documents = [
         document("at", 0, 0.8), document("tla", 0, 0.8, ["statistics=all"]),
@@ -230,7 +239,13 @@ def test_other_bases_are_not_mixed(render, tmp_path):
     documents = [document("at", 0, 0.8), document("tla", 0, 0.9, base=("max_steps=9",))]
     text = render.ablation_page(documents)
     assert "+10.0" not in text
-    names = ["ablation-some-cpu.svg", "ablation-some-cpu-2.svg"]
+    recipe = {"dataset": "cifar10", "method": "at"}
+    documents.append(document("at", 0, 0.3, recipe=recipe))
+    text = render.ablation_page(documents)
+    assert "## MNIST, Some CPU" in text
+    assert "## CIFAR-10, Some CPU" in text
+    names = [f"ablation-{name}.svg" for name in ("mnist-some-cpu", "mnist-some-cpu-2",
+                                                 "cifar10-some-cpu")]  # fmt: skip
     assert all(f"({name})" in text for name in names)
     assert [path.name for path in render.ablation_figures(documents, tmp_path)] == names
 
