@@ -20,6 +20,7 @@ from tla_ops.experiments.variants import changed
 from tla_ops.training import attacks, checkpoint, trainer
 from tla_ops.training.image_set import ImageSet
 from tla_ops.training.recipe import RecipeError
+from tla_ops.training.runlog import curves
 
 DIGITS = Setting("digits", "mnist")
 PGD = Threat("pgd", Fraction(3, 16), Fraction(1, 16), steps=2)
@@ -243,6 +244,19 @@ def test_a_killed_training_goes_on_to_the_same_numbers(data, tmp_path, monkeypat
         assert torch.equal(value, found.model.state_dict()[name])
     seconds = [next(iter(some.parts.values()))["runs"][0]["seconds"] for some in (whole, lab)]
     assert min(seconds) > 0
+
+
+def test_how_a_trainings_triplets_went(data, tmp_path):
+    lab = Watched(tmp_path, data, overrides=[*TINY, "max_steps=4", "log_every=2"])
+    folders = [lab.trained(DIGITS, method).path.parent for method in ("tla", "um")]
+    with_triplets, without = next(iter(lab.parts.values()))["runs"]
+    assert without["triplets"] == {}
+    logged = [row for row in curves(folders[0] / "metrics.csv") if "active" in row]
+    assert [row["step"] for row in logged] == [2, 4]
+    assert with_triplets["triplets"] == {
+        key: [row[key] for row in logged]
+        for key in ("active", "positive_distance", "negative_distance")
+    }
 
 
 class Untouched:

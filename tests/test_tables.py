@@ -266,6 +266,19 @@ def test_a_run_in_rounds():
     ]
 
 
+def test_how_a_runs_triplets_went():
+    went = {
+        "active": [0.534, 0.196], "positive_distance": [0.4601, 0.25],
+        "negative_distance": [0.48, 0.4491],
+    }  # fmt: skip
+    part = {"dataset": "mnist", "runs": [run_of("TLA", triplets=went), run_of("AT", triplets={})]}
+    text = page(metrics(parts=[part]))
+    assert text.count(
+        "  - in training, from first to last: 53% to 20% of triplets active, mean distance to the "
+        "positive 0.460 to 0.250, to the mined negative 0.480 to 0.449"
+    ) == text.count("in training") == 1  # fmt: skip
+
+
 def test_a_page_of_the_least_there_can_be():
     least = {"experiment": "tla/fig1", "title": "T", "budget": "own", "complete": True}
     assert page(least | {"tables": []}) == "# T\n\ntla/fig1\n\n**Own run.**\n\n## What ran\n"

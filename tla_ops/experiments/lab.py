@@ -37,6 +37,7 @@ from tla_ops.training.image_set import ImageSet
 from tla_ops.training.models import Classifier
 from tla_ops.training.recipe import Recipe
 from tla_ops.training.run_parts import fingerprint
+from tla_ops.training.runlog import triplets
 
 FINE_TUNED = {"tiny-imagenet": "at"}
 """TLA models that the paper fine-tunes, and the method whose model they start from."""
@@ -365,6 +366,7 @@ class Lab:
                 "steps": result["step"],
                 "best_step": result["best"]["step"],
                 "seconds": result.get("seconds"),
+                "triplets": triplets(folder / "metrics.csv"),
                 "seed": made.recipe.seed,
                 "checkpoint": str((folder / "best.pt").relative_to(self.output)),
                 "recipe": made.recipe.as_dict(),

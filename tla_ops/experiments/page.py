@@ -53,7 +53,7 @@ def _part(part: dict[str, Any]) -> str:
         lines += ["- all runs differ from their recipes in", _items(common, "  ")]
     for run, own in zip(runs, changes, strict=True):
         rest = own if len(runs) == 1 else [text for text in own if text not in common]
-        lines += [f"- {escaped(run_line(run))}", _items([*in_rounds(run), *rest], "  ")]
+        lines += [f"- {escaped(run_line(run))}", _items([*learning(run), *rest], "  ")]
     return "\n".join([f"{escaped(described(part))}\n", *filter(None, lines)]).rstrip()
 
 
@@ -89,6 +89,27 @@ def run_facts(run: dict[str, Any]) -> list[str]:
     texts += [duration(run["seconds"])] if run.get("seconds") is not None else []
     texts += [f"seed {run['seed']}"] if run.get("seed") is not None else []
     return texts + ([run["checkpoint"]] if run.get("checkpoint") else [])
+
+
+def learning(run: dict[str, Any]) -> list[str]:
+    """Lines of how a run went, where it has them: its rounds, and its triplets."""
+    return [*in_rounds(run), *of_triplets(run)]
+
+
+def of_triplets(run: dict[str, Any]) -> list[str]:
+    """A line of a run's triplets when they were first and last logged."""
+    of = run.get("triplets")
+    if not of:
+        return []
+    active = " to ".join(f"{share:.0%}" for share in of["active"])
+    positive, negative = (
+        " to ".join(f"{distance:.3f}" for distance in of[f"{name}_distance"])
+        for name in ("positive", "negative")
+    )
+    return [
+        f"in training, from first to last: {active} of triplets active, mean distance to the "
+        f"positive {positive}, to the mined negative {negative}"
+    ]
 
 
 def in_rounds(run: dict[str, Any]) -> list[str]:

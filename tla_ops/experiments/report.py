@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tla_ops import __version__
-from tla_ops.experiments.page import described, facts, in_rounds, labels, run_facts, run_name
+from tla_ops.experiments.page import described, facts, labels, learning, run_facts, run_name
 from tla_ops.experiments.results import PAPERS, Found, Result
 from tla_ops.experiments.tables import html
 from tla_ops.training.files import write_atomically
@@ -214,7 +214,7 @@ def _run(run: dict[str, Any]) -> str:
     title = escape(run_name(run))
     return (
         f'<section class="run">\n<h4>{title}</h4>\n<p>{escape(", ".join(run_facts(run)))}</p>\n'
-        + _list([*in_rounds(run), *(f"changed: {text}" for text in run.get("changed") or ())])
+        + _list([*learning(run), *(f"changed: {text}" for text in run.get("changed") or ())])
         + (
             f"<details><summary>Recipe of {title}, {len(recipe)} values</summary>\n"
             f'<dl class="recipe">{values}</dl></details>\n'

@@ -103,6 +103,15 @@ def curves(path: Path) -> list[dict[str, float]]:
     return [{name: float(text) for name, text in row.items() if text} for row in _rows(path)]
 
 
+def triplets(path: Path) -> dict[str, list[float]]:
+    """Of a ``metrics.csv``: what was first and what was last logged of the active share and of the
+    mean distances; nothing for a method without triplets.
+    """
+    logged = [row for row in curves(path) if "active" in row]
+    names = ("active", "positive_distance", "negative_distance")
+    return {name: [logged[place][name] for place in (0, -1)] for name in names if logged}
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a file; the last one may have been cut."""
     if not path.exists():
