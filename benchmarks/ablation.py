@@ -24,7 +24,7 @@ from harness import RESULTS, environment, machine, write_json
 
 from tla_ops.training import checkpoint, trainer
 from tla_ops.training.attacks import in_batches, pgd
-from tla_ops.training.data import DataError, Dataset, hold_out, load
+from tla_ops.training.data import DataError, Dataset, ImageSet, hold_out, load
 from tla_ops.training.evaluate import accuracy
 from tla_ops.training.models import Classifier
 from tla_ops.training.recipe import Recipe, RecipeError, load_recipe
@@ -75,11 +75,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tla-statistics-no-smoothing": (ADVERSARIAL, "label_smoothing=0"),
     "at-slower": ("learning_rate=3e-4",),
     "tla-statistics-slower": (ADVERSARIAL, "learning_rate=3e-4"),
+    "at-few": ("train_images=1000",),
+    "tla-statistics-few": (ADVERSARIAL, "train_images=1000"),
     "at-longer": ("max_steps=2400",),
     "tla-longer": (ALL, "max_steps=2400"),
     "tla-statistics-longer": (ADVERSARIAL, "max_steps=2400"),
 }
-"""What a run changes, beside its base, of its data set's recipe that begins its name."""
+"""What a run changes, beside its base, of its data set's recipe that begins its name; and
+``train_images``, how many there are to learn from beside those that choose the checkpoint, which no
+recipe says."""
 NAMES: dict[str, tuple[str, ...]] = {
     "mnist": tuple(VARIANTS),
     "cifar10": (
@@ -88,6 +92,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """By data set, the runs whose changes are none of its recipes already."""
+TRAIN_IMAGES = "train_images="
 METHODS = ("tla-rn", "tla-sa", "tla", "alp", "at")
 DEVELOPMENT = 1000
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -102,8 +107,16 @@ def recipe_of(dataset: str, name: str, seed: int, overrides: Sequence[str] = ())
     # A method without triplets looks at no candidates.
     mined = load_recipe(printed).candidates > 0
     base = [text for text in BASES[dataset] if mined or not text.startswith("candidates=")]
-    recipe = load_recipe(printed, [*base, *VARIANTS[name], *overrides])
+    changes = [text for text in VARIANTS[name] if not text.startswith(TRAIN_IMAGES)]
+    recipe = load_recipe(printed, [*base, *changes, *overrides])
     return replace(recipe, name=name, seed=seed)
+
+
+def given(name: str, recipe: Recipe, images: ImageSet) -> ImageSet:
+    """Those of ``images`` that a run learns from and chooses its checkpoint by."""
+    counts = [text.removeprefix(TRAIN_IMAGES) for text in VARIANTS[name]
+              if text.startswith(TRAIN_IMAGES)]  # fmt: skip
+    return hold_out(images, int(counts[0]) + recipe.val_images)[1] if counts else images
 
 
 def found(path: Path, dataset: str, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -122,7 +135,8 @@ def measured(
     name: str, recipe: Recipe, dataset: Dataset, folder: Path, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
     rest, development = hold_out(dataset.train, DEVELOPMENT)
-    result = trainer.train(recipe, dataset._replace(train=rest), folder, resume=True, device="cpu")
+    learned = dataset._replace(train=given(name, recipe, rest))
+    result = trainer.train(recipe, learned, folder, resume=True, device="cpu")
     images, labels = development.images, development.labels
     return environment() | {
         "variant": name,

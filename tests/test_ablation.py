@@ -80,7 +80,7 @@ def test_every_run_differs_in_what_its_name_says(bench, dataset):
         values = recipe.as_dict()
         apart = {key for key in values if values[key] != plain.get(key)}
         named = {override.partition("=")[0] for override in changed}
-        assert apart - {"name", "statistics"} == named - {"statistics"}
+        assert apart - {"name", "statistics"} == named - {"statistics", "train_images"}
         if method != "at":
             which = "adversarial" if "statistics" in name else "all"
             assert values["statistics"] == which
@@ -114,6 +114,18 @@ def test_development_images_are_neither_learned_from_nor_choose(bench, monkeypat
     assert found["curves"][-1]["step"] == 2
     assert 0 <= found["curves"][-1]["active"] <= 1
     json.dumps(found)
+
+
+def test_a_run_that_learns_from_few_images(bench):
+    from tla_ops.training.data import load
+
+    train = load("digits", None).train
+    recipe = bench.recipe_of("mnist", "at-few", 0, ["val_images=50"])
+    assert "train_images" not in recipe.as_dict()
+    assert bench.given("at", recipe, train) is train
+    few = bench.given("at-few", recipe, train)
+    assert len(few) == len(bench.given("tla-statistics-few", recipe, train)) == 1050
+    assert few.labels.bincount().min() > 95
 
 
 def test_a_run_that_is_there_is_not_made_again(bench, monkeypatch, tmp_path):
