@@ -68,6 +68,9 @@ def test_what_is_asked_for(listed, data):
     text = "\n".join(lines)
     assert "reproduce tla/table1 tla/table5 --budget full --datasets mnist,cifar10 --seed 7" in text
     assert "--commit abc" in text
+    assert "images" not in text
+    lines = listed("--images", "10000", "--slow-images", "1000", tla_data=str(data))
+    assert sum("--images 10000 --slow-images 1000" in line for line in lines) == 2
     assert names(listed("--only", "seed-1,keep")) == ["seed-1", "keep"]
 
 
@@ -80,7 +83,8 @@ def test_commands_parse(verb, monkeypatch, data):
     steps = []
     monkeypatch.setattr(verb.gpu, "probe", lambda: {"error": ["no torch"]})
     monkeypatch.setattr(verb.gpu, "show", steps.extend)
-    assert verb.main(["--dry-run", "--data", str(data), "--set", "max_steps=3"]) == 0
+    options = ["--data", str(data), "--set", "max_steps=3", "--images", "20", "--slow-images", "10"]
+    assert verb.main(["--dry-run", *options]) == 0
     commands = [list(map(str, step.command)) for step in steps]
     parsed = [c[c.index("tla_ops") + 1 :] for c in commands if "tla_ops" in c]
     assert len(parsed) == 3

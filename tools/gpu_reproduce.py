@@ -1,7 +1,8 @@
 """Tables of the papers on a GPU, in commands of under nine minutes without a network.
 
     python3 tools/gpu_reproduce.py [--targets tla/table1] [--datasets mnist] [--budget short]
-        [--seeds 0,1] [--set KEY=VALUE] [--data DIR] [--results DIR] [--only STEP,STEP] [--dry-run]
+        [--seeds 0,1] [--images N] [--slow-images N] [--set KEY=VALUE] [--data DIR] [--results DIR]
+        [--only STEP,STEP] [--dry-run]
 
 `make gpu-reproduce`. Builds as `make gpu` does, unless that is done; times the parts of a training
 step, once; then `tla-ops reproduce`, a seed after the other; then puts every table that is finished
@@ -48,6 +49,8 @@ def steps_of(args: argparse.Namespace, capability: Sequence[int], build: bool) -
         command = [PYTHON, "-m", "tla_ops", "reproduce", *args.targets.split(",")]
         command += ["--budget", args.budget, "--datasets", args.datasets]
         command += ["--seed", seed, "--device", "cuda", "--output", runs]
+        for name, count in (("--images", args.images), ("--slow-images", args.slow_images)):
+            command += [name, count] if count else []
         command += [item for setting in args.set for item in ("--set", setting)]
         command += ["--data", Path(args.data).resolve()] if args.data else []
         steps.append(Step(f"seed-{seed}", command, args.seconds, missing=reason))
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("--seeds", "0,1", "with commas"),
     ):
         parser.add_argument(name, default=default, help=f"{said} (default: %(default)s)")
+    parser.add_argument("--images", metavar="N", help="as for tla-ops reproduce")
+    parser.add_argument("--slow-images", metavar="N", help="likewise")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--data", help="folder with mnist/*.parquet (default: TLA_DATA)")
     parser.set_defaults(results=WORK / "results-reproduce", data=os.environ.get("TLA_DATA"))
