@@ -81,7 +81,7 @@ short-runs: $(VENV)/.installed ## minutes of training on MNIST, CIFAR-10, Tiny I
 	$(BIN)/python benchmarks/render.py
 
 .PHONY: ablation
-ablation: $(VENV)/.installed ## AT against TLA, one change at a time, three seeds, hours (TLA_DATA=folder; DATASET=cifar10 for MNIST; ONLY=run,run); docs/ablation.md
+ablation: $(VENV)/.installed ## AT against TLA, one change at a time, three seeds, hours (TLA_DATA=folder; DATASET=cifar10 in place of MNIST; ONLY=run,run); docs/ablation.md
 	$(BIN)/python benchmarks/ablation.py $(if $(DATASET),--dataset $(DATASET)) $(if $(ONLY),--only $(ONLY))
 	$(BIN)/python benchmarks/render.py
 

@@ -13,11 +13,14 @@ from typing import Any
 from render_latency import line
 from seeds import NORMAL, interval
 
+from tla_ops.experiments.tla.names import DATASETS
+
 INTRO = """# Does the triplet loss help? One change at a time
 
 Rendered by `benchmarks/render.py` from `benchmarks/results/*/ablation/`, one file a run, curves
-included; `TLA_DATA=folder make ablation` makes what is missing. Each run differs from the recipe
-that begins its name in what the columns beside it say, beside what all have changed.
+included; `TLA_DATA=folder make ablation` (with `DATASET=cifar10` for the other) makes what is
+missing. Each run differs from the recipe that begins its name in what the columns beside it say,
+beside what all have changed.
 
 - Statistics: whose images move batch normalisation's running statistics, by which a model is
   attacked and evaluated: those of all streams, or of the adversarial one alone.
@@ -37,7 +40,6 @@ COLUMNS = (
     *("active", "d+", "d−", "minutes a run"),
 )
 BASELINE = "at"
-TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 CURVES = ("at", "tla", "tla-statistics")
 COLOURS = ("#4477AA", "#EE7733", "#228833")
 
@@ -76,7 +78,7 @@ def _table(documents: Sequence[dict], name: str) -> Iterator[str]:
     first, variants = documents[0], _by_variant(documents)
     commits = sorted({document["commit"] for document in documents})
     attack = first["attack"]
-    yield f"## {TITLES[first['recipe']['dataset']]}, {first['device']}\n"
+    yield f"## {DATASETS[first['recipe']['dataset']]}, {first['device']}\n"
     yield (
         f"torch {first['torch']}, {first['threads']} thread, commits {', '.join(commits)}. "
         f"{first['images']} development images; PGD-{attack['steps']}, ε = {attack['epsilon']}, "

@@ -9,9 +9,11 @@ from contextlib import suppress
 
 from seeds import seeds_section
 
+from tla_ops.experiments.budget import load_budget
 from tla_ops.experiments.page import page
 from tla_ops.experiments.targets import TARGETS
-from tla_ops.training.recipe import RecipeError, load_recipe
+from tla_ops.experiments.variants import varied
+from tla_ops.training.recipe import RecipeError
 
 INTRO = """# Reproduction
 
@@ -20,7 +22,7 @@ Rendered by `benchmarks/render.py` from `benchmarks/results/*/reproduce/`. `tla-
 --data DIR` makes one as the paper has it. What stands here is what has been made so far, each with
 its budget, what differs from the paper's recipe, hardware and time; where there are several seeds,
 first their means. Smoke runs are left out: CI makes them all. [What decides whether the triplets
-help](ablation.md) has runs on MNIST that differ in one thing each.
+help](ablation.md) has runs that differ in one thing each.
 """
 
 
@@ -70,14 +72,15 @@ def _section(document: dict) -> str:
 
 
 def _since(document: dict) -> list[str]:
-    """What the recipes of its runs have today that they had not when it was made: a key of None
-    leaves everything as it was.
+    """What the recipes of its runs have today, under its budget, that they had not when it was
+    made: a key of None leaves everything as it was.
     """
     added: dict[str, list[str]] = {}
     for run in (run for part in document.get("parts", ()) for run in part["runs"]):
         recipe = run["recipe"]
         with suppress(RecipeError):  # of a name that is no recipe's any more
-            today = load_recipe(recipe["name"]).as_dict()
+            budget = load_budget(document["budget"]).overrides(recipe["dataset"], recipe["name"])
+            today = varied(recipe["name"], recipe["seed"], budget).as_dict()
             for key in {key for key in today if today[key] is not None} - recipe.keys():
                 names = added.setdefault(f"{key}={today[key]}", [])
                 names += [recipe["name"]] if recipe["name"] not in names else []

@@ -185,7 +185,8 @@ def _data_set(data: str, runs: dict[str, Any], document: dict) -> Iterator[str]:
         ]
         yield line((name, str(run["steps"]), f"{run['train_seconds']:.0f}", *cells))
     yield (
-        f"\nε = {recipe['epsilon']}, evaluated with steps of {recipe['attack_step']}; ± one "
+        f"\nε = {recipe['epsilon']}, evaluated with steps of "
+        f"{recipe.get('eval_step') or recipe['attack_step']}; ± one "
         "standard error.\n"
     )
     if not first["smoke"]:

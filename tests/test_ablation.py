@@ -1,6 +1,7 @@
 """benchmarks/ablation.py and its page: runs that differ in one thing, and what is said of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -114,6 +115,8 @@ def test_development_images_are_neither_learned_from_nor_choose(bench, monkeypat
     assert found["curves"][-1]["step"] == 2
     assert 0 <= found["curves"][-1]["active"] <= 1
     json.dumps(found)
+    bench.measured("at-few", replace(recipe, val_images=50), dataset, tmp_path / "few")
+    assert len(given[-1].train) == 1050
 
 
 def test_a_run_that_learns_from_few_images(bench):

@@ -50,6 +50,18 @@ def test_full_limits_nothing():
     assert (budget.width, budget.learned, budget.gan) == (1, {}, {})
 
 
+def test_short_mnist_is_attacked_by_the_papers_steps():
+    for method in TABLE1:
+        made, printed = (
+            lab(load_budget(name)).recipe("mnist", method) for name in ("short", "full")
+        )
+        assert made.attack_step > printed.attack_step == made.evaluation_step
+        assert made.eval_steps == printed.eval_steps
+        assert not any("eval_step" in text for text in changed(made))
+    recipe = lab(load_budget("short"), overrides=["eval_step=1/50"]).recipe("mnist", "at")
+    assert "eval_step: None in the recipe, 1/50 here" in changed(recipe)
+
+
 @every_recipe
 @pytest.mark.parametrize("name", ["smoke", "short"])
 def test_recipes_get_the_budgets_keys_and_nothing_else_changes(name, dataset):

@@ -39,7 +39,8 @@ def run(tmp_path_factory):
     from tla_ops.training.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("evaluate") / "run"
-    recipe = load_recipe("digits-um", ["max_steps=60", "val_every=60", "eval_steps.pgd=5"])
+    recipe = load_recipe("digits-um", ["max_steps=60", "val_every=60", "eval_steps.pgd=5",
+                                       "eval_step=1/25"])  # fmt: skip
     data = load("digits")
     trainer.train(recipe, data, folder, device="cpu")
     return folder / "best.pt", *checkpoint.read_model(folder / "best.pt"), data
@@ -117,7 +118,9 @@ def test_the_verb(run, tmp_path, capsys):
     assert printed["attacks"]["clean"]["accuracy"] == pytest.approx(clean)
     assert "50 of 360 test images, the first" in printed["notes"]
     assert cli.main([*arguments[:2], "--attacks", "transfer", "--source", str(path)]) == 0
-    assert "transfer" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "transfer" in printed
+    assert "step 1/25" in printed
 
 
 def test_the_verb_leaves_checkpoints_alone(run, tmp_path, capsys):

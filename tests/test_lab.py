@@ -259,6 +259,18 @@ def test_how_a_trainings_triplets_went(data, tmp_path):
     }
 
 
+def test_an_evaluations_step_trains_nothing_again(data, tmp_path):
+    places = [
+        Watched(tmp_path, data, overrides=[*TINY, *more]).trained(DIGITS, "um").path
+        for more in ([], ["eval_step=1/9"], ["attack_step=1/9"])
+    ]
+    assert places[0] == places[1] != places[2]
+    (places[0].parent / "metrics.csv").write_text("damaged")
+    lab = Watched(tmp_path, data)
+    assert lab.trained(DIGITS, "um").path == places[0]
+    assert next(iter(lab.parts.values()))["runs"][0]["triplets"] == {}
+
+
 class Untouched:
     """Images that nobody may look at."""
 

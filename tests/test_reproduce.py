@@ -27,7 +27,7 @@ from tla_ops.training.image_set import hold_out
 QUICK = [
     argument
     for key in ("max_steps=3", "attack_steps=1", "val_images=40", "val_steps=1", "batch=20",
-                "candidates=20", "checkpoint_every=2", "model_options.dim=16")
+                "candidates=20", "checkpoint_every=2", "model_options.dim=16", "eval_step=1/25")
     for argument in ("--set", key)
 ]  # fmt: skip
 IMAGES, SLOW = 20, 10
@@ -118,6 +118,8 @@ def test_what_is_written(output, made):
                 name == "tla-table4" and "model: small in the recipe, mlp here" in run["changed"]
             )
         assert metrics["overrides"][-2:] == ["images=20", "slow_images=10"]
+    assert "steps of 1/25." in str(made["tla-table1"]["tables"][0])
+    assert {attack["step"] for attack in made["tla-table1"]["attacks"]} == {"0", "1/25"}
     (auto,) = (one for one in made["tla-table1"]["tables"][0]["columns"]
                if one["name"] == "AutoAttack")  # fmt: skip
     assert "10 images" in str(auto)
@@ -174,7 +176,7 @@ def test_accuracies_are_those_of_the_checkpoints(made, output):
     _, test = hold_out(load("digits").test, IMAGES)
     images, labels = test.images, test.labels
     (table,) = made["tla-table1"]["tables"]
-    radius, step = Fraction(3, 16), Fraction(1, 16)
+    radius, step = Fraction(3, 16), Fraction(1, 25)
     source = of(made, output, "tla-table1", "um", seed=1000)
     for row, method in (("UM", "um"), ("ALP", "alp"), ("TLA-RN", "tla_rn"), ("TLA", "tla")):
         model = of(made, output, "tla-table1", method)

@@ -161,4 +161,7 @@ def test_runs_of_a_recipe_that_has_changed_since(render):
     older = {key: recipe[key] for key in recipe.keys() - {"statistics"} - unset}
     document["parts"][0]["runs"] = [document["parts"][0]["runs"][0] | {"recipe": older}] * 2
     text = "made before statistics=adversarial came into the recipes mnist-tla: to be made again"
+    document["budget"] = "full"
     assert render([document]).count("made before") == render([document]).count(text) == 1
+    document["budget"] = "short"
+    assert "made before eval_step=1/100 came into the recipes mnist-tla: " in render([document])

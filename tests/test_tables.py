@@ -274,8 +274,8 @@ def test_how_a_runs_triplets_went():
     part = {"dataset": "mnist", "runs": [run_of("TLA", triplets=went), run_of("AT", triplets={})]}
     text = page(metrics(parts=[part]))
     assert text.count(
-        "  - in training, from first to last: 53% to 20% of triplets active, mean distance to the "
-        "positive 0.460 to 0.250, to the mined negative 0.480 to 0.449"
+        "  - in training, from first to last: 53% to 20% of anchors with an active triplet, mean "
+        "distance to the positive 0.460 to 0.250, to the negative 0.480 to 0.449"
     ) == text.count("in training") == 1  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from tla_ops.experiments import paper
 from tla_ops.experiments import threat as threat_module
 from tla_ops.experiments.budget import Budget
 from tla_ops.experiments.threat import KINDS, SLOW, Threat, from_recipe
+from tla_ops.experiments.tla.blocks import step_within
 from tla_ops.training import art_attacks, attacks
 from tla_ops.training.defences import ThermometerEncoding, ls_pga
 from tla_ops.training.recipe import load_recipe
@@ -84,6 +85,12 @@ def test_the_recipes_own_ball_and_steps():
         assert from_recipe(recipe, name).norm == "linf"
     with pytest.raises(KeyError, match="deepfool"):
         from_recipe(recipe, "deepfool")
+
+
+def test_a_step_within_a_ball():
+    recipe = load_recipe("mnist-at", ["attack_step=1/2", "eval_step=1/50"])
+    assert step_within(recipe, Fraction(1, 10)) == Fraction(1, 50)
+    assert step_within(recipe, Fraction(1, 100)) == Fraction(1, 300)
 
 
 DIFFERENT = {

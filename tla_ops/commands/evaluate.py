@@ -41,7 +41,7 @@ def add(verbs: Any) -> None:
         metavar="NAME,...",
         help="clean, fgsm, bim, pgd, pgd_long, pgd20r (20 restarts), mim, cw, ll, ill, transfer; "
         "with the extra [eval] autoattack, deepfool, cw_l2, jsma (default: clean,fgsm,bim,pgd,mim,"
-        "cw); steps are the recipe's eval_steps",
+        "cw); steps are the recipe's eval_steps, of its eval_step or else its attack_step",
     )
     option("--source", type=Path, metavar="CKPT", help="the model that transfer attacks")
     option("--images", type=at_least(1), metavar="N", help="the first N test images (default: all)")

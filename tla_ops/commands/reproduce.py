@@ -81,7 +81,8 @@ def add(verbs: Any) -> None:
         "--slow-images",
         type=at_least(10),
         metavar="N",
-        help="of those, how many meet DeepFool, C&W-l2, JSMA and AutoAttack, likewise",
+        help="of those, how many meet DeepFool, C&W, of l2 and AT2L's of l-infinity, JSMA and "
+        "AutoAttack, likewise",
     )
     option(
         "--set",

@@ -347,8 +347,10 @@ class Lab:
         start = _start(dataset, method)
         if start is not None:
             before = self._place(dataset, start, data=self.dataset(dataset))[1]
+        weights = recipe.as_dict()
+        del weights["eval_step"]  # an evaluation's alone
         key = digest(
-            recipe.as_dict(),
+            weights,
             identified(data.train),
             None if before is None else before.name,
         )
@@ -366,7 +368,7 @@ class Lab:
                 "steps": result["step"],
                 "best_step": result["best"]["step"],
                 "seconds": result.get("seconds"),
-                "triplets": triplets(folder / "metrics.csv"),
+                "triplets": _triplets(folder / "metrics.csv"),
                 "seed": made.recipe.seed,
                 "checkpoint": str((folder / "best.pt").relative_to(self.output)),
                 "recipe": made.recipe.as_dict(),
@@ -390,6 +392,12 @@ class Lab:
         run = plain(run)
         if run not in part["runs"]:
             part["runs"].append(run)
+
+
+def _triplets(path: Path) -> dict[str, list[float]]:
+    with suppress(ValueError):  # damaged: the model is whole without its curves
+        return triplets(path)
+    return {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -101,14 +101,15 @@ def of_triplets(run: dict[str, Any]) -> list[str]:
     of = run.get("triplets")
     if not of:
         return []
-    active = " to ".join(f"{share:.0%}" for share in of["active"])
-    positive, negative = (
-        " to ".join(f"{distance:.3f}" for distance in of[f"{name}_distance"])
-        for name in ("positive", "negative")
-    )
+    active, positive, negative = (
+        " to ".join(dict.fromkeys(format(value, pattern) for value in of[name]))
+        for name, pattern in (
+            ("active", ".0%"), ("positive_distance", ".3f"), ("negative_distance", ".3f"),
+        )
+    )  # fmt: skip
     return [
-        f"in training, from first to last: {active} of triplets active, mean distance to the "
-        f"positive {positive}, to the mined negative {negative}"
+        f"in training, from first to last: {active} of anchors with an active triplet, mean "
+        f"distance to the positive {positive}, to the negative {negative}"
     ]
 
 

@@ -39,7 +39,10 @@ def varied(name: str, seed: int, *layers: Sequence[str]) -> Recipe:
 
 def changed(recipe: Recipe) -> list[str]:
     """In what a recipe differs from the one of the package that it has its name from."""
-    printed, here = load_recipe(recipe.name).as_dict(), recipe.as_dict()
+    its = load_recipe(recipe.name)
+    printed, here = its.as_dict(), recipe.as_dict()
+    if recipe.evaluation_step == its.evaluation_step:
+        here["eval_step"] = printed["eval_step"]
     return [
         f"{key}: {printed.get(key)} in the recipe, {here.get(key)} here"
         for key in sorted(printed.keys() | here.keys())
