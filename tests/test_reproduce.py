@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,24 @@ def test_accuracies_are_those_of_the_checkpoints(made, output):
     assert len({json.dumps(line) for line in table["rows"].values()}) > 1
 
 
+def test_columns_that_are_left_out(output, made, tmp_path, capsys):
+    shutil.copytree(output, tmp_path / "runs")
+    arguments = ["tla/table1", "--without", "autoattack, mim"]
+    assert reproduce(*arguments, output=tmp_path / "runs") == 0
+    assert "training" not in capsys.readouterr().err
+    pages = (tmp_path / "runs").glob("smoke/tla-table1-*/metrics.json")
+    found, whole = sorted(map(json.loads, map(Path.read_text, pages)),
+                          key=lambda page: len(page["tables"][0]["columns"]))  # fmt: skip
+    assert whole["tables"] == made["tla-table1"]["tables"]
+    assert found["overrides"][-2:] == ["without=autoattack", "without=mim"]
+    out = [column(whole["tables"][0], name) for name in ("AutoAttack", "MIM")]
+    for row, cells in whole["tables"][0]["rows"].items():
+        left = [cell["value"] for place, cell in enumerate(cells) if place not in out]
+        assert [cell["value"] for cell in found["tables"][0]["rows"][row]] == left
+    assert "AutoAttack" in str(whole["tables"])
+    assert "AutoAttack" not in str(found["tables"])
+
+
 def test_a_second_run_finds_everything(output, made, capsys, monkeypatch):
     monkeypatch.setattr(trainer, "train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr("tla_ops.experiments.lab.Lab._attacked", lambda *_: pytest.fail("attacked"))
@@ -388,6 +407,8 @@ def test_the_list_and_errors_need_no_extra(tmp_path):
         (["tla/table5", "--images", "9"], "--images"),
         (["tla/table5", "--images", "many"], "--images"),
         (["tla/table5", "--slow-images", "9"], "--slow-images"),
+        (["tla/table1", "--without", "clean"], "--without: must be of fgsm, bim, "),
+        (["tla/table1", "--without", "autoattack,mimm"], "--without: must be of fgsm, bim, "),
         (["tla/table5", "--seed", "-1"], "--seed"),
         (["tla/table5", "--seed", str(2**64)], "--seed"),
         (["tla/table5", "--device", "abacus"], "--device"),

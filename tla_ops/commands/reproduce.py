@@ -85,6 +85,14 @@ def add(verbs: Any) -> None:
         "AutoAttack, likewise",
     )
     option(
+        "--without",
+        type=_attacks,
+        default=[],
+        metavar="NAME,...",
+        help="columns that TLA's Tables 1, 3 and 4 leave out: of fgsm, bim, cw, pgd, pgd_long, "
+        "pgd20r, mim, transfer, autoattack, jsma, pgd_l2, cw_l2, deepfool",
+    )
+    option(
         "--set",
         action="append",
         default=[],
@@ -96,6 +104,16 @@ def add(verbs: Any) -> None:
     )
     option("--device", type=any_device, default="auto", help="auto, cpu, cuda, cuda:1")
     finish(parser, "reproduce", run)
+
+
+def _attacks(text: str) -> list[str]:
+    from tla_ops.experiments.tla.names import ATTACKS
+
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    known = [name for name in ATTACKS if name != "clean"]
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(known)}: {unknown[0]!r}")
+    return names
 
 
 def run(args: argparse.Namespace) -> Outcome:
@@ -133,6 +151,7 @@ def run(args: argparse.Namespace) -> Outcome:
         overrides=args.set,
         images=args.images,
         slow_images=args.slow_images,
+        without=args.without,
         seed=args.seed,
     )
     made = {}

@@ -77,6 +77,7 @@ class Lab:
         overrides: ``key=value``, for every recipe; a key that a recipe's method lacks is left out.
         images: test images that are attacked, over the budget's; ``slow_images``, of those, how
             many meet the slow attacks, over the budget's.
+        without: attacks whose columns accuracy tables leave out, by their names there.
         seed: of trainings and attacks.
         say: is told what is being done, a line each.
     """
@@ -92,6 +93,7 @@ class Lab:
         overrides: Iterable[str] = (),
         images: int | None = None,
         slow_images: int | None = None,
+        without: Sequence[str] = (),
         seed: int = 0,
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -103,6 +105,8 @@ class Lab:
         self.device = torch.device(device)
         self.overrides = tuple(overrides)
         self.changes = [*self.overrides, *(f"{name}={count}" for name, count in given.items())]
+        self.without = tuple(without)
+        self.changes += [f"without={name}" for name in self.without]
         self.seed = seed
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._load = load

@@ -52,12 +52,14 @@ def accuracy_block(
 ) -> Block:
     """Accuracy of models, by method, under threats, by the paper's columns for ``target``.
 
-    ``source`` is the model that "transfer" attacks. Slow attacks meet fewer images where the budget
-    says so, and the column's head says how many.
+    ``source`` is the model that "transfer" attacks. What the lab is without has no column. Slow
+    attacks meet fewer images where the budget says so, and the column's head says how many.
     """
     rows: dict[str, list[Cell]] = {METHODS[method]: [] for method in models}
     columns = []
     for name, threat in threats.items():
+        if name in lab.without:
+            continue
         images = lab.test(setting, threat.kind in SLOW)
         head = [threat.within(lab.budget).effort()]
         if len(images) < len(lab.test(setting)):
