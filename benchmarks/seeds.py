@@ -79,9 +79,15 @@ def _differences(tables: Sequence[dict[str, Any]]) -> Table:
         ]
         for row in first["rows"] if row != BASELINE
     }  # fmt: skip
-    columns = [Column(**column | {"kind": "number", "best": ""}) for column in first["columns"]]
+    columns = [
+        Column(**column | {"kind": "points" if column["kind"] in SHARES else "number", "best": ""})
+        for column in first["columns"]
+    ]
     title = f"{first['title']}: above {BASELINE}, shares in points, paired by seed"
-    note = "± in brackets: half of a 95% interval of the mean difference by Student's t."
+    note = (
+        "± in brackets: half of a 95% interval of the mean difference by Student's t. The test "
+        "images are the same for every seed: what others would change is not in it."
+    )
     return Table(title, first["corner"], columns, rows, notes=[note])
 
 

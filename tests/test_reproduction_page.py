@@ -119,7 +119,7 @@ def test_seeds_have_their_means_first(render):
     # Of .9, .8, .7 and of 3, 1, 2 points the standard deviations are .1 and 1 point.
     at = "| AT | 98.00% (paper 99.00%, -1.00; ± 0.00) | 80.00% (paper 96.58%, -16.58; ± 24.84) |"
     assert at in text.replace("**", "")
-    assert "| TLA | 0 (± 0.00) | 2.000 (± 2.48) |" in text
+    assert "| TLA | 0.00 (± 0.00) | +2.00 (± 2.48) |" in text
     assert text.count("means over the seeds") == 1
 
 
@@ -146,7 +146,7 @@ def test_other_runs_are_no_seeds_of_this_one(render):
 
 def test_a_value_that_one_seed_lacks(render):
     text = render([with_values(0, 0.9, 0.9), with_values(1, 0.9, None)])
-    assert "| TLA | 0 (± 0.00) | – |" in text
+    assert "| TLA | 0.00 (± 0.00) | – |" in text
 
 
 def test_runs_of_a_recipe_that_has_changed_since(render):

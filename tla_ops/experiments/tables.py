@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 SHARES = ("percent", "error")
-KINDS = (*SHARES, "ratio", "seconds", "number")
+KINDS = (*SHARES, "points", "ratio", "seconds", "number")
 BEST = ("max", "min", "")
 DASH = "–"
 
@@ -31,8 +31,9 @@ class Cell(NamedTuple):
 class Column:
     """A column's name, the spanning header above it, a small line under it, and its unit.
 
-    ``kind`` is percent or error (the values are shares: error of what is misclassified), ratio,
-    seconds or number. ``best`` says which value of the column is marked: max, min or "" for none.
+    ``kind`` is percent or error (the values are shares: error of what is misclassified), points
+    (differences of shares, in points), ratio, seconds or number. ``best`` says which value of the
+    column is marked: max, min or "" for none.
     """
 
     name: str
@@ -286,7 +287,8 @@ def shown(value: float | None, kind: str) -> str:
 
 def _number(value: float, kind: str) -> str:
     unit = {"percent": "%", "error": "%", "seconds": " s"}.get(kind, "")
-    return f"{_scale(kind) * value:.{_decimals(kind, value)}f}{unit}"
+    sign = "+" if kind == "points" and value > 0 else ""
+    return f"{sign}{_scale(kind) * value:.{_decimals(kind, value)}f}{unit}"
 
 
 def _scale(kind: str) -> int:
@@ -294,11 +296,11 @@ def _scale(kind: str) -> int:
 
 
 def _decimals(kind: str, *values: float) -> int:
-    """Two for shares, else as many as make four significant digits of the largest value; none for
-    integers.
+    """Two for shares and points, else as many as make four significant digits of the largest
+    value; none for integers.
     """
     largest = max(abs(value) for value in values)
-    if kind in SHARES:
+    if kind in (*SHARES, "points"):
         return 2
     if largest == 0 or all(isinstance(value, int) for value in values):
         return 0
