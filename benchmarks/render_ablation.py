@@ -25,7 +25,10 @@ beside what all have changed.
 - Statistics: whose images move batch normalisation's running statistics, by which a model is
   attacked and evaluated: those of all streams, or of the adversarial one alone.
 - Accuracies are of development images: training images that are neither learned from nor choose
-  the checkpoint. Test images are not looked at, so that what is chosen here can be tested once.
+  the checkpoint. Test images are not looked at, so that what is chosen here can be tested once. An
+  earlier table of test images (docs/reproduction.md, 600 steps, statistics of all streams) is why
+  these runs were made.
+- Minutes are of a machine that others used, too: they are no speeds.
 - PGD: of the checkpoint that held-out images chose; last: of the last step's.
 - ±: half of a 95% interval; by Student's t over the seeds or, where there is one, by the normal
   distribution over the images, which leaves out what another seed would change.
@@ -92,6 +95,7 @@ def _table(documents: Sequence[dict], name: str) -> Iterator[str]:
         base, same = baseline(variant, variants), variant.replace("-statistics", "")
         cells = _cells(runs, variants.get(base, {}), variants.get(same, {}))
         yield line((variant, *_change(next(iter(runs.values()))), *cells))
+    yield f"\n{answer(variants)}"
     yield f"\n![Curves]({name}.svg)\n"
 
 
@@ -110,6 +114,29 @@ def baseline(name: str, variants: dict[str, Any]) -> str:
     changes = [part for part in name.split("-")[1:] if part not in ("rn", "sa", "statistics")]
     same = "-".join([BASELINE, *changes])
     return same if same in variants and name != same else BASELINE
+
+
+def answer(variants: dict[str, dict[int, dict]]) -> str:
+    """Which runs with triplets differ from their baselines by more than the seeds' noise."""
+    known, above, below = 0, [], []
+    for name, runs in variants.items():
+        apart = _differences(runs, variants.get(baseline(name, variants), {}))
+        half = interval(apart)
+        if not name.startswith("tla") or half is None:
+            continue
+        known += 1
+        above += [name] if mean(apart) > half else []
+        below += [name] if mean(apart) < -half else []
+    return (
+        f"Of the runs with triplets that have two seeds or more ({known}), above their baselines "
+        f"beyond the interval: {', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}."
+    )
+
+
+def _differences(runs: dict[int, dict], others: dict[int, dict]) -> list[float]:
+    """In points, of the seeds that both have."""
+    both = [seed for seed in runs if seed in others]
+    return [100 * (runs[seed]["best"]["pgd"] - others[seed]["best"]["pgd"]) for seed in both]
 
 
 def _cells(runs: dict[int, dict], base: dict[int, dict], same: dict[int, dict]) -> Iterator[str]:
@@ -131,13 +158,13 @@ def _cells(runs: dict[int, dict], base: dict[int, dict], same: dict[int, dict]) 
 
 def _apart(runs: dict[int, dict], others: dict[int, dict]) -> str:
     """The mean difference of the seeds that both have."""
-    both = [seed for seed in runs if seed in others]
-    if not both or runs == others:
+    apart = _differences(runs, others)
+    if not apart or runs == others:
         return "–"
-    apart = [100 * (runs[seed]["best"]["pgd"] - others[seed]["best"]["pgd"]) for seed in both]
     half = interval(apart)
     about = "" if half is None else f" ± {half:.1f}"
-    return f"{mean(apart):+.1f}{about} ({others[both[0]]['variant']}, n = {len(both)})"
+    variant = next(iter(others.values()))["variant"]
+    return f"{mean(apart):+.1f}{about} ({variant}, n = {len(apart)})"
 
 
 def _share(values: Sequence[float], documents: Sequence[dict]) -> str:

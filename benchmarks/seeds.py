@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from tla_ops.experiments.tables import SHARES, Cell, Column, Table, markdown
+from tla_ops.experiments.page import labels
+from tla_ops.experiments.tables import SHARES, Cell, Column, Table, escaped, markdown
 
 NORMAL = 1.96
 # Of Student's t, 97.5%, by degrees of freedom.
@@ -14,7 +15,11 @@ STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
 )
-BASELINE = "AT"
+SAME = (
+    "All seeds have the same test images, and what others would change is not in it: of few seeds "
+    "a small interval can be chance."
+)
+BASELINE, OURS = "AT", "TLA"
 
 
 def interval(values: Sequence[float]) -> float | None:
@@ -34,7 +39,12 @@ def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
     if len(documents) < 2 or len(set(numbers)) < len(numbers) or len(counts) > 1:
         return ""
     seeds = ", ".join(map(str, numbers))
-    parts = [f"## {documents[0]['title']}: means over the seeds {seeds}"]
+    first = documents[0]
+    parts = [
+        f"## {first['title']}: means over the seeds {seeds}",
+        "\n".join(f"**{escaped(text)}.**" for text in labels(first)),
+    ]
+    heads = len(parts)
     for tables in zip(*(document["tables"] for document in documents), strict=True):
         shapes = [(table["title"], table["columns"], list(table["rows"])) for table in tables]
         if any(shape != shapes[0] for shape in shapes):
@@ -42,7 +52,27 @@ def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
         parts.append(markdown(_means(tables).as_dict()).rstrip())
         if BASELINE in tables[0]["rows"]:
             parts.append(markdown(_differences(tables).as_dict()).rstrip())
-    return "\n\n".join(parts) if len(parts) > 1 else ""
+            parts.append(verdict(tables))
+    return "\n\n".join(part for part in parts if part) if len(parts) > heads else ""
+
+
+def verdict(tables: Sequence[dict[str, Any]]) -> str:
+    """Whether TLA is above AT by more than the seeds' noise; nothing where it has no row."""
+    if OURS not in tables[0]["rows"]:
+        return ""
+    signs = []
+    for place in range(len(tables[0]["columns"])):
+        pairs = [[table["rows"][row][place]["value"] for row in (OURS, BASELINE)]
+                 for table in tables]  # fmt: skip
+        if any(None in pair for pair in pairs):
+            continue
+        apart = [own - base for own, base in pairs]
+        half = interval(apart) or 0.0
+        signs.append((mean(apart) > half) - (mean(apart) < -half))
+    return (
+        f"Beyond that interval, {OURS} is above {BASELINE} in {signs.count(1)} of {len(signs)} "
+        f"columns, and below it in {signs.count(-1)}."
+    )
 
 
 def _means(tables: Sequence[dict[str, Any]]) -> Table:
@@ -55,7 +85,9 @@ def _means(tables: Sequence[dict[str, Any]]) -> Table:
         ]
         for row in first["rows"]
     }
-    note = "± in brackets: half of a 95% interval of the mean by Student's t over the seeds."
+    note = (
+        f"± in brackets: half of a 95% interval of the mean by Student's t over the seeds. {SAME}"
+    )
     return Table(
         first["title"], first["corner"], columns, rows, notes=[note, *first["notes"]]
     )  # fmt: skip
@@ -85,8 +117,8 @@ def _differences(tables: Sequence[dict[str, Any]]) -> Table:
     ]
     title = f"{first['title']}: above {BASELINE}, shares in points, paired by seed"
     note = (
-        "± in brackets: half of a 95% interval of the mean difference by Student's t. The test "
-        "images are the same for every seed: what others would change is not in it."
+        "± in brackets: half of a 95% interval of the mean difference by Student's t over the "
+        f"seeds. {SAME}"
     )
     return Table(title, first["corner"], columns, rows, notes=[note])
 
@@ -95,7 +127,7 @@ def _difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], kind: st
     if any(cell["value"] is None for pair in pairs for cell in pair):
         return Cell(None)
     apart = [own["value"] - base["value"] for own, base in pairs]
-    return Cell(round(_scale(kind) * mean(apart), 2), note=_about(apart, kind))
+    return Cell(round(_scale(kind) * mean(apart), 9) + 0.0, note=_about(apart, kind))
 
 
 def _about(values: Sequence[float], kind: str) -> str:

@@ -219,6 +219,18 @@ def test_seeds_are_paired(render, seeds):
     assert (found["tla"]["d+"], found["tla"]["d−"]) == ("0.325", "0.375")
 
 
+def test_the_answer(render):
+    documents = [document("at", seed, 0.8 + seed / 100) for seed in range(3)]
+    for name, gain in (("tla", -0.2), ("tla-statistics", 0.03), ("tla-odd", 0.0), ("alp", 0.2)):
+        documents += [
+            document(name, seed, 0.8 + gain + (seed + seed % 2 / 5) / 100) for seed in range(3)
+        ]
+    documents.append(document("tla-once", 0, 0.99))
+    said = "or more (3), above their baselines beyond the interval: tla-statistics; below: tla."
+    assert said in render.ablation_page(documents)
+    assert "interval: none; below: none." in render.ablation_page(documents[:3])
+
+
 def test_a_change_is_compared_with_adversarial_training_under_the_same(render):
     documents = [
         document("at", 0, 0.8), document("at-longer", 0, 0.9, ["max_steps=2400"]),

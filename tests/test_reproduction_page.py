@@ -91,7 +91,7 @@ def test_the_page(render):
     assert "roc.png" not in page
     assert "Of smoke" not in page
     assert page.count("Full run") == 2
-    assert page.count("Short run") == 2
+    assert page.count("Short run") == 3  # over the seeds' means, too
     assert "Nothing has been made" not in page
 
 
@@ -121,6 +121,11 @@ def test_seeds_have_their_means_first(render):
     assert at in text.replace("**", "")
     assert "| TLA | 0.00 (± 0.00) | +2.00 (± 2.48) |" in text
     assert text.count("means over the seeds") == 1
+    said = "Beyond that interval, TLA is above AT in {} of 2 columns, and below it in {}."
+    assert said.format(0, 0) in text
+    for gain, counts in ((0.02, (1, 0)), (-0.02, (0, 1))):
+        apart = [with_values(seed, 0.9, 0.9 + gain + seed / 1e4) for seed in range(3)]
+        assert said.format(*counts) in render(apart)
 
 
 def test_other_runs_are_no_seeds_of_this_one(render):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from html.parser import HTMLParser
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_results import IN_ROUNDS, LINE, accuracies, metrics, run_of
 
+from tla_ops.cli import _parser
 from tla_ops.experiments.page import duration, in_rounds, page
 from tla_ops.experiments.tables import Cell, Column, Table, html, markdown
 
@@ -245,9 +247,10 @@ def test_a_page():
         "digits in place of mnist, 100 test images\n\n- the first\n"
         "- digits-tla, 24 steps, 3.14 s, seed 0, checkpoints/digits-tla-1a2b3c4d/best.pt\n"
         "  - epochs: 30 in the recipe, 1 here\n\n"
+        "`tla-ops reproduce tla/table1 --budget smoke --datasets digits`\n\n"
         "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz, AVX512, device cpu, torch 2.13.0+cpu, "
         "threads 2, commit 5e7ab09d1f, 2026-03-01 10:20:30 UTC, "
-        "took, without what was found made, 31.4 s\n"
+        "took, without what was found made, 31.4 s, trainings took 3.14 s\n"
     )
 
 
@@ -264,6 +267,26 @@ def test_a_run_in_rounds():
     assert in_rounds({"rounds": 2, "images_per_second": two}) == [
         "2 rounds; images/s: f fgsm 100.0; b ll 100"
     ]
+
+
+def test_the_command_that_makes_it_again():
+    content = metrics(
+        budget="short", seed=2, attack_seconds=61,
+        parts=[{"dataset": name, "runs": []} for name in ("mnist", "cifar10")],
+        overrides=["max_steps=9", "model_options={units: 1}", "images=40", "slow_images=10",
+                   "without=mim"],
+    )  # fmt: skip
+    text = page(content)
+    line = (
+        "tla-ops reproduce tla/table1 --budget short --datasets mnist,cifar10 --seed 2 "
+        "--set max_steps=9 --set 'model_options={units: 1}' --images 40 --slow-images 10 "
+        "--without mim"
+    )
+    assert f"`{line}`" in text
+    assert text.endswith("31.4 s, attacks took 1 min 1 s\n")
+    parsed = _parser().parse_args(shlex.split(line)[1:])
+    assert (parsed.seed, parsed.images, parsed.slow_images, parsed.without) == (2, 40, 10, ["mim"])
+    assert parsed.set == ["max_steps=9", "model_options={units: 1}"]
 
 
 def test_how_a_runs_triplets_went():

@@ -115,12 +115,13 @@ class Lab:
         self._recipes: dict[tuple[str, tuple[str, ...]], Recipe] = {}
         self.parts: dict[str, dict[str, Any]] = {}
         self.attacks: list[dict[str, Any]] = []
+        self.attack_seconds = 0.0
 
     def begin(self) -> None:
-        """Forget what was asked for: data and runs, :attr:`parts`, and :attr:`attacks` are a
-        target's own.
+        """Forget what was asked for: data and runs, :attr:`parts`, :attr:`attacks` and
+        :attr:`attack_seconds`, what accuracies took when they were measured, are a target's own.
         """
-        self.parts, self.attacks = {}, []
+        self.parts, self.attacks, self.attack_seconds = {}, [], 0.0
 
     def place(self, name: str) -> Path:
         """The folder of a target's results; what was chosen beside the budget is in its name, so
@@ -254,6 +255,7 @@ class Lab:
             }
 
         row = self.kept(f"{trained.name}: {threat.kind} {threat.effort()}".rstrip(), about, measure)
+        self.attack_seconds += row["seconds"]
         return row | {"images": len(images), "threat": threat.as_dict()}
 
     def kept(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 from tla_ops.experiments.tables import escaped, markdown
 
+OPTIONS = ("images", "slow_images", "without")
+"""What a result's overrides have that is no recipe's key."""
 LABELS = {
     "smoke": "Smoke run: not a result",
     "short": "Short run: less training or fewer images than in the paper",
@@ -29,6 +32,7 @@ def page(metrics: dict[str, Any]) -> str:
         *(_image(figure) for figure in metrics.get("figures") or ()),
         "## What ran",
         *(_part(part) for part in metrics.get("parts") or ()),
+        f"`{command(metrics)}`" if metrics.get("parts") else "",
         escaped(made(metrics)),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -64,6 +68,21 @@ def labels(metrics: dict[str, Any]) -> list[str]:
     asked = metrics.get("overrides") or []
     changed = [f"With {', '.join(asked)} in place of the budget's own"] if asked else []
     return [LABELS.get(budget, f"{budget.capitalize()} run"), *changed, *unfinished]
+
+
+def command(metrics: dict[str, Any]) -> str:
+    """What makes an experiment again, but for the folder of the data."""
+    datasets = ",".join(part["dataset"] for part in metrics.get("parts") or ())
+    words = ["tla-ops reproduce", metrics["experiment"], f"--budget {metrics['budget']}"]
+    words += [f"--datasets {datasets}"] if datasets else []
+    words += [f"--seed {metrics['seed']}"] if metrics.get("seed") else []
+    for text in metrics.get("overrides") or ():
+        name, _, value = text.partition("=")
+        if name in OPTIONS:
+            words.append(f"--{name.replace('_', '-')} {value}")
+        else:
+            words.append(f"--set {shlex.quote(text)}")
+    return " ".join(words)
 
 
 def described(part: dict[str, Any]) -> str:
@@ -156,6 +175,11 @@ def facts(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, text
     if metrics.get("seconds") is not None:
         yield "took, without what was found made,", duration(metrics["seconds"])
+    runs = [run for part in metrics.get("parts") or () for run in part.get("runs") or ()]
+    trained = sum(run.get("seconds") or 0 for run in runs)
+    for name, seconds in (("trainings", trained), ("attacks", metrics.get("attack_seconds"))):
+        if seconds:
+            yield f"{name} took", duration(seconds)
 
 
 def duration(seconds: float) -> str:

@@ -96,6 +96,7 @@ def make(target: Target, lab: Any) -> dict[str, Any]:
         "overrides": lab.changes,
         "complete": True,
         "seconds": time.perf_counter() - started,
+        "attack_seconds": lab.attack_seconds,
         "notes": [*_notes(lab, result.tables), *result.notes],
         "environment": machine,
         "seed": lab.seed,

@@ -16,6 +16,10 @@ SOURCE_SEED = 1000
 """Added to the seed of the undefended model that transfer attacks. The paper does not say which
 model its black box attack has images from: another one of the same architecture, here."""
 NOTE = "l∞ ball of radius {}, steps of {}. BB: images made on another undefended model."
+OURS = (
+    " ALP and TLA's three are trained with statistics: adversarial, which the paper does not "
+    "print: it was chosen on training images, see docs/ablation.md."
+)
 AUTOATTACK = (
     " AutoAttack is ART's, whose accuracies do not compare with RobustBench's; the paper has none."
 )
@@ -32,6 +36,7 @@ def run(lab: Lab) -> Result:
         source = transfer_source(lab, setting)
         block = accuracy_block(lab, NAME, setting, models, threats, source=source)
         note = NOTE.format(recipe.epsilon, recipe.evaluation_step)
+        note += OURS if models["tla"].recipe.options["statistics"] != "all" else ""
         note += "" if "autoattack" in lab.without else AUTOATTACK
         tables.append(joined(heading(lab, setting), [block], worst=True, notes=[note]))
     return Result(tables)
