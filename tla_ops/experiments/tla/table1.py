@@ -36,7 +36,7 @@ def run(lab: Lab) -> Result:
         source = transfer_source(lab, setting)
         block = accuracy_block(lab, NAME, setting, models, threats, source=source)
         note = NOTE.format(recipe.epsilon, recipe.evaluation_step)
-        note += OURS if models["tla"].recipe.options["statistics"] != "all" else ""
+        note += OURS if models["tla"].recipe.options.get("statistics", "all") != "all" else ""
         note += "" if "autoattack" in lab.without else AUTOATTACK
         tables.append(joined(heading(lab, setting), [block], worst=True, notes=[note]))
     return Result(tables)
