@@ -169,6 +169,8 @@ def test_table_1(dataset, data, tmp_path):
     lab = Asked(tmp_path, data, dataset, seed=3)
     (table,) = table1.run(lab).tables
     assert [column.name for column in table.columns] == HEADS1
+    assert ("statistics: adversarial" in table.notes[0]) == (dataset == "mnist")
+    assert "AutoAttack is ART's" in table.notes[0]
     assert list(table.rows) == list(METHODS)
     for (row, place), (cell, trained, threat, images, source) in cells(lab, table).items():
         assert trained.recipe.method == METHODS[row]
