@@ -27,14 +27,20 @@ help](ablation.md) has runs that differ in one thing each.
 
 
 def reproduction_page(documents: list[dict]) -> str:
-    """All documents, in the papers' order; their titles become sections, without their figures."""
+    """All documents, in the papers' order, of a target those by today's recipes first; their
+    titles become sections, without their figures.
+    """
     order = list(TARGETS)
     made = [
         document
         for document in documents
         if document["budget"] != "smoke" and document["experiment"] in order
     ]
-    made.sort(key=lambda document: (order.index(document["experiment"]), document.get("seed", 0)))
+    made.sort(
+        key=lambda document: (
+            order.index(document["experiment"]), bool(_since(document)), document.get("seed", 0),
+        )
+    )  # fmt: skip
     parts = [INTRO]
     for alike in _alike(made):
         parts += [seeds_section(alike), *map(_section, alike)]
@@ -85,7 +91,7 @@ def _since(document: dict) -> list[str]:
                 names = added.setdefault(f"{key}={today[key]}", [])
                 names += [recipe["name"]] if recipe["name"] not in names else []
     return [
-        f"made before {text} came into the recipes {', '.join(names)}: to be made again"
+        f"made before {text} came into the recipes {', '.join(names)}"
         for text, names in sorted(added.items())
     ]
 

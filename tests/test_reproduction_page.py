@@ -165,8 +165,12 @@ def test_runs_of_a_recipe_that_has_changed_since(render):
     assert "eval_step" in unset
     older = {key: recipe[key] for key in recipe.keys() - {"statistics"} - unset}
     document["parts"][0]["runs"] = [document["parts"][0]["runs"][0] | {"recipe": older}] * 2
-    text = "made before statistics=adversarial came into the recipes mnist-tla: to be made again"
+    text = "made before statistics=adversarial came into the recipes mnist-tla"
     document["budget"] = "full"
     assert render([document]).count("made before") == render([document]).count(text) == 1
     document["budget"] = "short"
-    assert "made before eval_step=1/100 came into the recipes mnist-tla: " in render([document])
+    assert "made before eval_step=1/100 came into the recipes mnist-tla" in render([document])
+    newer = metrics("tla/table1", title="Later", budget="full", seed=3)
+    newer["parts"][0]["runs"] = [newer["parts"][0]["runs"][0] | {"recipe": recipe}]
+    page = render([document, newer])
+    assert page.index("## Later, seed 3") < page.index("## Accuracy")
