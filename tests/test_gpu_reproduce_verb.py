@@ -69,8 +69,9 @@ def test_what_is_asked_for(listed, data):
     assert "reproduce tla/table1 tla/table5 --budget full --datasets mnist,cifar10 --seed 7" in text
     assert "--commit abc" in text
     assert "images" not in text
-    lines = listed("--images", "10000", "--slow-images", "1000", tla_data=str(data))
-    assert sum("--images 10000 --slow-images 1000" in line for line in lines) == 2
+    more = "--images 10000 --slow-images 1000 --without autoattack,mim"
+    lines = listed(*more.split(), tla_data=str(data))
+    assert sum(more in line for line in lines) == 2
     assert names(listed("--only", "seed-1,keep")) == ["seed-1", "keep"]
 
 

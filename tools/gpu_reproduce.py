@@ -1,8 +1,8 @@
 """Tables of the papers on a GPU, in commands of under nine minutes without a network.
 
     python3 tools/gpu_reproduce.py [--targets tla/table1] [--datasets mnist] [--budget short]
-        [--seeds 0,1] [--images N] [--slow-images N] [--set KEY=VALUE] [--data DIR] [--results DIR]
-        [--only STEP,STEP] [--dry-run]
+        [--seeds 0,1] [--images N] [--slow-images N] [--without NAME,...] [--set KEY=VALUE]
+        [--data DIR] [--results DIR] [--only STEP,STEP] [--dry-run]
 
 `make gpu-reproduce`. Builds as `make gpu` does, unless that is done; times the parts of a training
 step, once; then `tla-ops reproduce`, a seed after the other; then puts every table that is finished
@@ -25,6 +25,7 @@ from steps import Step, stop_on_sigterm
 
 PARTS = {"mnist": ("lenet", 40, 60.0), "cifar10": ("wrn", 7, 120.0)}
 """Of a data set: the model and the steps of attack whose training steps are timed, and a limit."""
+PASSED = ("--images", "--slow-images", "--without")
 KEEPING = 20.0
 """Seconds at the end that no other step may take."""
 NEEDED = TRAINING | gpu.IMAGES | {"matplotlib": "matplotlib"}
@@ -49,8 +50,9 @@ def steps_of(args: argparse.Namespace, capability: Sequence[int], build: bool) -
         command = [PYTHON, "-m", "tla_ops", "reproduce", *args.targets.split(",")]
         command += ["--budget", args.budget, "--datasets", args.datasets]
         command += ["--seed", seed, "--device", "cuda", "--output", runs]
-        for name, count in (("--images", args.images), ("--slow-images", args.slow_images)):
-            command += [name, count] if count else []
+        for name in PASSED:
+            value = getattr(args, name.lstrip("-").replace("-", "_"))
+            command += [name, value] if value else []
         command += [item for setting in args.set for item in ("--set", setting)]
         command += ["--data", Path(args.data).resolve()] if args.data else []
         steps.append(Step(f"seed-{seed}", command, args.seconds, missing=reason))
@@ -68,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("--seeds", "0,1", "with commas"),
     ):
         parser.add_argument(name, default=default, help=f"{said} (default: %(default)s)")
-    parser.add_argument("--images", metavar="N", help="as for tla-ops reproduce")
-    parser.add_argument("--slow-images", metavar="N", help="likewise")
+    for name in PASSED:
+        parser.add_argument(name, help="as for tla-ops reproduce")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--data", help="folder with mnist/*.parquet (default: TLA_DATA)")
     parser.set_defaults(results=WORK / "results-reproduce", data=os.environ.get("TLA_DATA"))
