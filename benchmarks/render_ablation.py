@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 from render_latency import line
-from seeds import NORMAL, interval
+from seeds import NORMAL, beyond, interval
 
 from tla_ops.experiments.tla.names import DATASETS
 
@@ -118,18 +118,16 @@ def baseline(name: str, variants: dict[str, Any]) -> str:
 
 def answer(variants: dict[str, dict[int, dict]]) -> str:
     """Which runs with triplets differ from their baselines by more than the seeds' noise."""
-    known, above, below = 0, [], []
+    signs = {}
     for name, runs in variants.items():
         apart = _differences(runs, variants.get(baseline(name, variants), {}))
-        half = interval(apart)
-        if not name.startswith("tla") or half is None:
-            continue
-        known += 1
-        above += [name] if mean(apart) > half else []
-        below += [name] if mean(apart) < -half else []
+        if name.startswith("tla") and len(apart) > 1:
+            signs[name] = beyond(apart)
+    above, below = ([name for name in signs if signs[name] == sign] for sign in (1, -1))
     return (
-        f"Of the runs with triplets that have two seeds or more ({known}), above their baselines "
-        f"beyond the interval: {', '.join(above) or 'none'}; below: {', '.join(below) or 'none'}."
+        f"Of the runs with triplets that have two seeds or more ({len(signs)}), above their "
+        f"baselines beyond the interval: {', '.join(above) or 'none'}; below: "
+        f"{', '.join(below) or 'none'}."
     )
 
 

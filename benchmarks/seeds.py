@@ -30,6 +30,12 @@ def interval(values: Sequence[float]) -> float | None:
     return quantile * stdev(values) / len(values) ** 0.5
 
 
+def beyond(apart: Sequence[float]) -> int:
+    """1 or -1 where the whole interval of the mean is above or below 0, else 0."""
+    half = interval(apart)
+    return 0 if half is None else (mean(apart) > half) - (mean(apart) < -half)
+
+
 def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
     """Tables of one target over its seeds; nothing for fewer than two, for a seed that is there
     twice, or of tables that differ in title, rows or columns.
@@ -44,7 +50,6 @@ def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
         f"## {first['title']}: means over the seeds {seeds}",
         "\n".join(f"**{escaped(text)}.**" for text in labels(first)),
     ]
-    heads = len(parts)
     for tables in zip(*(document["tables"] for document in documents), strict=True):
         shapes = [(table["title"], table["columns"], list(table["rows"])) for table in tables]
         if any(shape != shapes[0] for shape in shapes):
@@ -53,7 +58,7 @@ def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
         if BASELINE in tables[0]["rows"]:
             parts.append(markdown(_differences(tables).as_dict()).rstrip())
             parts.append(verdict(tables))
-    return "\n\n".join(part for part in parts if part) if len(parts) > heads else ""
+    return "\n\n".join(part for part in parts if part) if len(parts) > 2 else ""
 
 
 def verdict(tables: Sequence[dict[str, Any]]) -> str:
@@ -66,9 +71,7 @@ def verdict(tables: Sequence[dict[str, Any]]) -> str:
                  for table in tables]  # fmt: skip
         if any(None in pair for pair in pairs):
             continue
-        apart = [own - base for own, base in pairs]
-        half = interval(apart) or 0.0
-        signs.append((mean(apart) > half) - (mean(apart) < -half))
+        signs.append(beyond([own - base for own, base in pairs]))
     return (
         f"Beyond that interval, {OURS} is above {BASELINE} in {signs.count(1)} of {len(signs)} "
         f"columns, and below it in {signs.count(-1)}."

@@ -274,18 +274,19 @@ def test_the_command_that_makes_it_again():
         budget="short", seed=2, attack_seconds=61,
         parts=[{"dataset": name, "runs": []} for name in ("mnist", "cifar10")],
         overrides=["max_steps=9", "model_options={units: 1}", "images=40", "slow_images=10",
-                   "without=mim"],
+                   "without=autoattack,mim"],
     )  # fmt: skip
     text = page(content)
     line = (
         "tla-ops reproduce tla/table1 --budget short --datasets mnist,cifar10 --seed 2 "
         "--set max_steps=9 --set 'model_options={units: 1}' --images 40 --slow-images 10 "
-        "--without mim"
+        "--without autoattack,mim"
     )
     assert f"`{line}`" in text
     assert text.endswith("31.4 s, attacks took 1 min 1 s\n")
     parsed = _parser().parse_args(shlex.split(line)[1:])
-    assert (parsed.seed, parsed.images, parsed.slow_images, parsed.without) == (2, 40, 10, ["mim"])
+    assert (parsed.seed, parsed.images, parsed.slow_images) == (2, 40, 10)
+    assert parsed.without == ["autoattack", "mim"]
     assert parsed.set == ["max_steps=9", "model_options={units: 1}"]
 
 

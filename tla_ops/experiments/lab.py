@@ -106,7 +106,7 @@ class Lab:
         self.overrides = tuple(overrides)
         self.changes = [*self.overrides, *(f"{name}={count}" for name, count in given.items())]
         self.without = tuple(without)
-        self.changes += [f"without={name}" for name in self.without]
+        self.changes += [f"without={','.join(self.without)}"] if self.without else []
         self.seed = seed
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._load = load
