@@ -245,11 +245,12 @@ def driver() -> str | None:
 
 
 def machine(device: str = "cpu") -> str:
-    """A folder name: the GPU's name, or the CPU's model and its widest instruction set."""
+    """A folder name: the GPU's name, or the CPU's model and its widest vectors or matrix unit."""
     if device == "cuda":
         return dashed(torch.cuda.get_device_name())
     words = [w for w in dashed(cpu_model()).split("-") if w not in ("r", "processor", "cpu")]
-    return "-".join([*words, tla_ops.build_info()["cpu"]["in_use"]])
+    vectors = tla_ops.build_info()["cpu"]["in_use"].split("_")[0]  # whatever screens beside them
+    return "-".join([*words, vectors])
 
 
 def dashed(name: str) -> str:

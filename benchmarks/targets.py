@@ -1,4 +1,4 @@
-"""What a processor is asked for (two cores with a matrix unit), and whether it was met.
+"""What a processor is asked for (two cores with AMX), and whether it was met.
 
 Plain data for render.py and the benchmarks. What limits a row does not depend on what was measured.
 """
@@ -45,8 +45,8 @@ def _mining(what: str, number: float, limits: str, **more: str) -> Target:
 
 
 SCREEN = (
-    "the matrix unit's bfloat16 rate against the vector units' float32 rate; next, packing and "
-    "reading the candidates and comparing scores outside the matrix unit"
+    "the screen's rate (the matrix unit's in bfloat16, or the vector units' in integers of 8 bits) "
+    "against theirs in float32; next, packing and reading the candidates and comparing scores"
 )
 SECOND_LOOK = (
     "the second look, in float32, at candidates that the screen's error bound cannot tell from the "
@@ -70,8 +70,8 @@ MINING_TARGETS = [
     _mining("exact, copies (all candidates one row)", 1.2, SECOND_LOOK, data="copies"),
     _mining(
         "bfloat16 features, gaussian", 0.11,
-        "the matrix unit's rate; then comparing scores. Half as many bytes are read, and "
-        "multiplied as they lie",
+        "the screen's rate; then comparing scores. Half as many bytes are read; the matrix unit "
+        "multiplies them as they lie",
         dtype="bfloat16", against="mm_float32",
     ),
     _mining(

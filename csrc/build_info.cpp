@@ -70,7 +70,7 @@ py::dict plan_search(int64_t anchors, int64_t candidates, int64_t dim, int64_t e
   result["blocks"] = plan.blocks;
   result["splits"] = plan.splits;
   result["split_size"] = plan.split_size;
-  const char* kinds[] = {"sums", "tiles", "amx"};
+  const char* kinds[] = {"sums", "tiles", "screened"};
   result["kind"] = kinds[plan.kind];
   return result;
 }

@@ -44,19 +44,19 @@ def test_a_task_stays_in_the_caches_and_within_its_types(anchors, candidates, di
     kept, least, most = {
         "sums": (dim * size, 4, 512 * 1024),
         "tiles": (dim * size, 32, 2560 * 1024),
-        "amx": (dim * 2, 32, 1280 * 1024),
+        "screened": (dim * 2, 32, 1280 * 1024),
     }[kind]
     assert block >= least
     assert block == least or block * kept <= most
     assert block <= (64 if kind == "sums" else 1024)
-    # In a room of 64; and a panel of the matrix unit's is 32 rows.
+    # In a room of 64; and a screen's panel is 32 rows.
     assert 1 <= tile <= 64
     assert kind != "sums" or tile == 16 or tile * dim * size <= most
     if kind != "sums":
         assert block % 32 == 0
         assert dim >= 16
-        assert anchors >= (8 if kind == "amx" else 24)
-    if kind == "amx":
+        assert anchors >= (8 if kind == "screened" else 24)
+    if kind == "screened":
         assert screen
         assert tile == 32
         # Lists keep candidates in 32 bits, and bounds grow with D.
@@ -66,10 +66,11 @@ def test_a_task_stays_in_the_caches_and_within_its_types(anchors, candidates, di
 
 def test_the_kind_of_a_search():
     for anchors, candidates, dim, screen, kind in [
-        (50, 2000, 640, True, "amx"), (50, 2000, 640, False, "tiles"), (8, 64, 16, True, "amx"),
-        (7, 10**6, 640, True, "sums"), (23, 10**6, 640, False, "sums"), (24, 1, 16, False, "tiles"),
+        (50, 2000, 640, True, "screened"), (50, 2000, 640, False, "tiles"),
+        (8, 64, 16, True, "screened"), (7, 10**6, 640, True, "sums"),
+        (23, 10**6, 640, False, "sums"), (24, 1, 16, False, "tiles"),
         (8, 63, 640, True, "sums"), (50, 63, 640, True, "tiles"), (50, 2000, 15, True, "sums"),
-        (50, 2**31 - 1, 640, True, "amx"), (50, 2**31, 640, True, "tiles"),
+        (50, 2**31 - 1, 640, True, "screened"), (50, 2**31, 640, True, "tiles"),
         (50, 100, 65537, True, "tiles"),
     ]:  # fmt: skip
         assert plan_search(anchors, candidates, dim, 4, 1, screen)["kind"] == kind

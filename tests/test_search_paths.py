@@ -72,7 +72,7 @@ def cluster(b, m, d, spread, seed=0):
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE, HALF], ids=str)
 @pytest.mark.parametrize("metric", METRICS)
 def test_lists_fill_and_are_flushed(metric, dtype):
-    """400 candidates that no product of bfloat16 tells apart: too few for crowded panels."""
+    """400 candidates that no screen tells apart: too few for crowded panels."""
     a, c = (x.to(dtype) for x in cluster(40, 400, 70, 2e-3 if dtype == HALF else 1e-6))
     a[::2] = -a[::2]
     check(a, c, metric, positive=middle(a, c, metric, 150))
@@ -186,6 +186,25 @@ def test_roundings_that_add_up_to_the_bound(rounded, swap):
         c[first, :508], c[second, :504] = s * down, s * up
     d = tla_ops.cdist(a, c, metric="euclidean")[0]
     assert d[first] < d[second] < d[0]
+    check(a, c, "euclidean")
+
+
+@pytest.mark.parametrize("rounded", ["anchors", "candidates"])
+@pytest.mark.parametrize("swap", [False, True])
+def test_steps_that_add_up_to_the_bound(rounded, swap):
+    """Integers of 8 bits take half a step from each of some elements and give as much to others."""
+    down, up, step = 10.499, 10.501, 0.125 if rounded == "candidates" else 2
+    a, c = torch.full((16, 512), 127.0), torch.zeros(128, 512)  # rows of zeros have no center
+    first, second = (70, 3) if swap else (3, 70)
+    if rounded == "anchors":
+        a[:, 1:256], a[:, 256:511] = down, up
+        c[first, 1:256], c[second, 256:510] = step, step
+    else:
+        c[first, 1:509], c[second, 1:509] = step * down, step * up
+        c[first, 509] = 2 * step
+        c[first, 0] = c[second, 0] = 127 * step
+    d = tla_ops.cdist(a, c, metric="euclidean")[0]
+    assert d[first] < d[second] < d[1]
     check(a, c, "euclidean")
 
 

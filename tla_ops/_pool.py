@@ -1,4 +1,4 @@
-"""A bank's rows as a CPU's matrix unit reads them, kept from one search to the next.
+"""A bank's rows as a CPU's screen reads them, kept from one search to the next.
 
 A search rounds and lays out its candidates while it goes through them; for few anchors that takes
 longer than the products. What is kept is in step with the features as long as these are written to
@@ -20,7 +20,7 @@ NEVER_LABEL = torch.iinfo(torch.int64).min
 """The label of an unfilled slot: no operator ever picks a candidate that carries it."""
 
 FEWEST_ROWS, FEWEST_ANCHORS, FEWEST_FEATURES = 1024, 8, 16
-"""Smaller searches do not use the unit, or need no help (``csrc/common/plan.h``)."""
+"""Smaller searches are not screened, or need no help (``csrc/common/plan.h``)."""
 
 Key = tuple[int, ...]
 
@@ -65,7 +65,7 @@ class PackedPool:
             if 2 * int((labels != NEVER_LABEL).sum()) < rows:
                 return None
             packed = ops.pack_pool(features, metric)
-            if packed.numel() == 0:  # no such unit
+            if packed.numel() == 0:  # nothing to screen with
                 return None
             if key_of(features) == key:  # nobody wrote meanwhile
                 self._kept[kind] = _Packed(features, key, packed)

@@ -12,12 +12,13 @@ struct SearchPlan {
   int64_t blocks;        // tasks along the anchors
   int64_t splits;        // tasks along the candidates, each with its own best picks
   int64_t split_size;    // candidates a split has (the last one may have fewer)
-  // By the sums that decide, row by row or (for more anchors) column by column, or by the AMX unit's products first.
-  enum Kind { kSums, kTiles, kAmx } kind;
+  // By the sums that decide, row by row or (for more anchors) column by column, or by a screen's products first.
+  enum Kind { kSums, kTiles, kScreened } kind;
 };
 
 struct Screening {
-  bool screen = false;  // the AMX unit is there, and the metric has a matrix form
+  bool screen = false;  // there is one, and the metric has a matrix form
+  int64_t anchors = 8;  // fewer are searched as fast without it
 };
 
 inline constexpr int kThreads = 128;
@@ -40,8 +41,9 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
   SearchPlan plan;
   const int64_t row_bytes = std::max<int64_t>(1, dim * element_size);
   plan.kind = SearchPlan::kSums;
-  if (machine.screen && anchors >= 8 && dim >= 16 && dim <= 65536 && candidates >= 64 && candidates <= INT32_MAX)
-    plan.kind = SearchPlan::kAmx;
+  if (machine.screen && anchors >= machine.anchors && dim >= 16 && dim <= 65536 && candidates >= 64 &&
+      candidates <= INT32_MAX)
+    plan.kind = SearchPlan::kScreened;
   else if (anchors >= 24 && dim >= 16)
     plan.kind = SearchPlan::kTiles;
   if (plan.kind == SearchPlan::kSums) {
@@ -54,7 +56,7 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
     plan.anchor_block = std::clamp<int64_t>(kBlockBytes / row_bytes / 32 * 32, 32, 1024);
     plan.tile = 16;
   } else {
-    // Anchors in bfloat16 stay in the second-level cache, a panel of candidates in the first.
+    // Anchors in bfloat16 (or a byte) stay in the second-level cache, a panel of candidates in the first.
     constexpr int64_t kBlockBytes = 1280 * 1024;
     plan.anchor_block = std::clamp<int64_t>(kBlockBytes / (2 * dim) / 32 * 32, 32, 1024);
     plan.tile = 32;
@@ -70,7 +72,7 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
   }
   plan.split_size = std::max<int64_t>(1, ceil_div(candidates, plan.splits));
   // Panels of a packed pool are not cut.
-  if (plan.kind == SearchPlan::kAmx) plan.split_size = ceil_div(plan.split_size, 32) * 32;
+  if (plan.kind == SearchPlan::kScreened) plan.split_size = ceil_div(plan.split_size, 32) * 32;
   plan.splits = std::max<int64_t>(1, ceil_div(candidates, plan.split_size));
   return plan;
 }

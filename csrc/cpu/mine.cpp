@@ -72,13 +72,12 @@ std::vector<Pick<T>> random_picks(Metric metric, const Matrix& anchor, const Mat
 
 // The packed candidates, where the screen they are for is in use.
 std::optional<PackedPool> packed_pool(const MineInputs& inputs, const Matrix& candidates, Metric metric) {
-  if (!inputs.packed || !amx_in_use()) return std::nullopt;
-  const Tensor& packed = *inputs.packed;
-  if (!fits_pool(packed, candidates)) throw std::invalid_argument("packed belongs to candidates of another shape");
-  const PackedPool pool(static_cast<char*>(const_cast<void*>(packed.const_data_ptr())), candidates.cols);
-  if (metric == Metric::kChebyshev || pool.unit() != is_cosine(metric))
+  if (!inputs.packed || !screen_in_use()) return std::nullopt;
+  const std::optional<PackedPool> pool = PackedPool::of(*inputs.packed, candidates);
+  if (!pool) throw std::invalid_argument("packed belongs to candidates of another shape");
+  if (metric == Metric::kChebyshev || pool->directions() != is_cosine(metric))
     throw std::invalid_argument("packed belongs to another metric");
-  return pool;
+  return &pool->unit() == screen_in_use() ? pool : std::nullopt;
 }
 
 }  // namespace

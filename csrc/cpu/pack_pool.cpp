@@ -1,4 +1,4 @@
-// pack_pool and repack_pool: candidates packed for the AMX screen, kept between searches.
+// pack_pool and repack_pool: candidates packed for a screen, kept between searches.
 #include <torch/csrc/stable/library.h>
 
 #include <stdexcept>
@@ -26,36 +26,33 @@ Center::Center(const Matrix& candidates, const int32_t* codes, Metric metric) {
   }
   // Rows that have little in common are better off as they are.
   if (used == 0 || squared_norm(sum.data(), d) < 0.25 * squares * used) return;
-  mean.assign(amx::padded(d), 0);
+  mean.assign(screen::padded(d), 0);
   for (int64_t k = 0; k < d; ++k) mean[k] = sum[k] / static_cast<float>(used);
   square = static_cast<float>(squared_norm(mean.data(), d));
 }
 
 namespace {
 
-#ifdef TLA_HAVE_AMX
 void pack_panels(const PackedPool& pool, const Matrix& candidates, int64_t first, int64_t last) {
   const Center center = pool.center();
-  const amx::Center view{center.mean.empty() ? nullptr : center.mean.data(), pool.unit()};
-  torch::stable::parallel_for(first, last, grain(amx::panel_size(candidates.cols)), [&](int64_t begin, int64_t end) {
+  const screen::Center view{center.mean.empty() ? nullptr : center.mean.data(), pool.directions()};
+  torch::stable::parallel_for(first, last, grain(screen::kPanel * candidates.cols), [&](int64_t begin, int64_t end) {
     RowsToPack rows(candidates);
     for (int64_t p = begin; p < end; ++p) {
-      const int64_t at = p * amx::kPanel, count = std::min(amx::kPanel, candidates.rows - at);
-      amx::pack_candidates(rows.consecutive(at, count), view, pool.panel(p), pool.facts(p));
+      const int64_t at = p * screen::kPanel, count = std::min(screen::kPanel, candidates.rows - at);
+      pool.unit().pack_candidates(rows.consecutive(at, count), view, pool.panel(p), pool.facts(p));
     }
   });
 }
-#else
-void pack_panels(const PackedPool&, const Matrix&, int64_t, int64_t) {}
-#endif
 
 // (0,) where the screen is not there or not used for the metric.
 Tensor pack_pool(Tensor candidates, std::string metric) {
   const Metric m = parse_metric(metric);
   const Matrix rows = matrix(candidates);
-  if (!amx_in_use() || m == Metric::kChebyshev || rows.cols < 1) return empty({0}, ScalarType::Byte);
-  Tensor packed = empty({PackedPool::rows(rows.rows), PackedPool::row_bytes(rows.cols)}, ScalarType::Byte);
-  const PackedPool pool(static_cast<char*>(packed.mutable_data_ptr()), rows.cols);
+  const screen::Unit* const unit = screen_in_use();
+  if (!unit || m == Metric::kChebyshev || rows.cols < 1) return empty({0}, ScalarType::Byte);
+  Tensor packed = empty({PackedPool::rows(rows.rows), PackedPool::row_bytes(rows.cols, *unit)}, ScalarType::Byte);
+  const PackedPool pool(static_cast<char*>(packed.mutable_data_ptr()), rows.cols, *unit);
   pool.set_center(Center(rows, nullptr, m), is_cosine(m));
   pack_panels(pool, rows, 0, PackedPool::rows(rows.rows) - 1);
   return packed;
@@ -63,20 +60,24 @@ Tensor pack_pool(Tensor candidates, std::string metric) {
 
 void repack_pool(Tensor packed, Tensor candidates, int64_t first, int64_t count) {
   const Matrix rows = matrix(candidates);
-  if (!fits_pool(packed, rows))
-    throw std::invalid_argument("repack_pool: packed belongs to candidates of another shape");
+  const std::optional<PackedPool> pool = PackedPool::of(packed, rows);
+  if (!pool) throw std::invalid_argument("repack_pool: packed belongs to candidates of another shape");
   if (first < 0 || count < 0 || first + count > rows.rows)
     throw std::invalid_argument("repack_pool: rows beyond the candidates");
-  const PackedPool pool(static_cast<char*>(packed.mutable_data_ptr()), rows.cols);
-  pack_panels(pool, rows, first / amx::kPanel, (first + count + amx::kPanel - 1) / amx::kPanel);
+  pack_panels(*pool, rows, first / screen::kPanel, (first + count + screen::kPanel - 1) / screen::kPanel);
 }
 
 }  // namespace
 
-bool fits_pool(const Tensor& packed, const Matrix& candidates) {
-  return packed.dim() == 2 && packed.size(0) == PackedPool::rows(candidates.rows) &&
-         packed.size(1) == PackedPool::row_bytes(candidates.cols) && packed.is_contiguous() &&
-         reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 64 == 0;
+std::optional<PackedPool> PackedPool::of(const Tensor& packed, const Matrix& candidates) {
+  char* const data = static_cast<char*>(const_cast<void*>(packed.const_data_ptr()));
+  if (packed.scalar_type() != ScalarType::Byte || packed.dim() != 2 || packed.size(0) != rows(candidates.rows) ||
+      packed.size(1) < kMeanAt || !packed.is_contiguous() || reinterpret_cast<uintptr_t>(data) % 64 != 0)
+    return std::nullopt;
+  const Head head = read(data);
+  const screen::Unit* const unit = screen_of(head.format);
+  if (!unit || head.d != candidates.cols || packed.size(1) != row_bytes(head.d, *unit)) return std::nullopt;
+  return PackedPool(data, candidates.cols, *unit);
 }
 
 }  // namespace tla::cpu

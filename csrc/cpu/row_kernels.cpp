@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "../common/cpu_features.h"
+#include "screen.h"
 #include "tile_kernels.h"
 
 namespace tla::cpu {
@@ -23,6 +24,12 @@ TLA_DECLARE(avx2)
 TLA_DECLARE(avx512)
 #endif
 #undef TLA_DECLARE
+#if defined(TLA_HAVE_VNNI) || defined(TLA_HAVE_AMX)
+namespace screen {
+extern const Unit kVnni;
+extern const Unit kAmx;
+}  // namespace screen
+#endif
 
 namespace {
 
@@ -32,12 +39,15 @@ struct Choice {
   const RowKernels<double>* twice;
   const TileKernels<float>* single_tiles;
   const TileKernels<double>* twice_tiles;
-  bool amx = false;
+  const screen::Unit* screen = nullptr;
 };
 
 const Choice kChoices[] = {
 #ifdef TLA_HAVE_AMX
-    {"amx", &avx512::kFloat, &avx512::kDouble, &avx512::kFloatTiles, &avx512::kDoubleTiles, true},
+    {"amx", &avx512::kFloat, &avx512::kDouble, &avx512::kFloatTiles, &avx512::kDoubleTiles, &screen::kAmx},
+#endif
+#ifdef TLA_HAVE_VNNI
+    {"avx512_vnni", &avx512::kFloat, &avx512::kDouble, &avx512::kFloatTiles, &avx512::kDoubleTiles, &screen::kVnni},
 #endif
 #ifdef TLA_HAVE_X86_KERNELS
     {"avx512", &avx512::kFloat, &avx512::kDouble, &avx512::kFloatTiles, &avx512::kDoubleTiles},
@@ -77,7 +87,13 @@ const TileKernels<double>& tile_kernels<double>() {
   return *in_use().load(std::memory_order_relaxed)->twice_tiles;
 }
 
-bool amx_in_use() { return in_use().load(std::memory_order_relaxed)->amx; }
+const screen::Unit* screen_in_use() { return in_use().load(std::memory_order_relaxed)->screen; }
+
+const screen::Unit* screen_of(int64_t format) {
+  for (const Choice& choice : kChoices)
+    if (choice.screen && choice.screen->format == format && cpu_runs(choice.name)) return choice.screen;
+  return nullptr;
+}
 
 std::string use_instruction_set(std::string name) { return in_use().exchange(find(name))->name; }
 

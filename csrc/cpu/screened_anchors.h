@@ -1,4 +1,4 @@
-// What the AMX screen knows of rows: bounds on what packing and its products lose (docs/exactness.md derives them), and
+// What a screen knows of rows: bounds on what packing and its products lose (docs/exactness.md derives them), and
 // a block of anchors with what the scan compares.
 #pragma once
 
@@ -6,8 +6,6 @@
 #include "search_state.h"
 
 namespace tla::cpu {
-
-#ifdef TLA_HAVE_AMX
 
 // Bounds in units of |a| |c| (the cosines: of 1), for D columns. u = 2^-24.
 struct ScreenErrors {
@@ -31,7 +29,7 @@ struct RowBounds {
   float size, lost, converted, offset;
 
   // A row of which nothing is known has a NaN for its offset: it is always looked at.
-  static RowBounds of(const amx::Facts& f, int64_t i, Metric metric, bool twice, const ScreenErrors& errors) {
+  static RowBounds of(const screen::Facts& f, int64_t i, Metric metric, bool twice, const ScreenErrors& errors) {
     const double square = f.square[i], size2 = f.size[i];
     const bool known = is_cosine(metric) ? square < kHugeSquaredNorm<float> && !(square >= 0.5e-24 && square <= 2e-24)
                                          : size2 < kHugeSquaredNorm<float>;
@@ -47,34 +45,38 @@ struct RowBounds {
 class ScreenedAnchors {
  public:
   template <class T>
-  ScreenedAnchors(const Search<T>& search, const Center& center, const Block<T>& block, int64_t first, int64_t count)
-      : errors_(search.dim()), panels_(ceil_div(count, amx::kPanel)), rows_(panels_ * amx::panel_size(search.dim())) {
-    const int64_t n = panels_ * amx::kPanel, d = search.dim();
-    for (std::vector<float>* v : {&offset_, &size_, &lost_, &own_, &limit_}) v->assign(n, 0);
+  ScreenedAnchors(const screen::Unit& unit, const Search<T>& search, const Center& center, const Block<T>& block,
+                  int64_t first, int64_t count)
+      : errors_(search.dim()),
+        panels_(ceil_div(count, screen::kPanel)),
+        rows_(panels_ * unit.panel_bytes(search.dim())) {
+    const int64_t n = panels_ * screen::kPanel, d = search.dim();
+    for (std::vector<float>* v : {&scale_, &offset_, &size_, &lost_, &own_, &limit_}) v->assign(n, 0);
     best_.assign(n, -std::numeric_limits<float>::infinity());
     code_.assign(n, 0);
     equal_.assign(panels_, 0);
     alive_.assign(panels_, 0);
     RowsToPack rows(search.anchor);
     for (int64_t p = 0; p < panels_; ++p) {
-      const int64_t at = p * amx::kPanel, here = std::min(amx::kPanel, count - at);
-      amx::Facts facts;
-      amx::Rows panel;
+      const int64_t at = p * screen::kPanel, here = std::min(screen::kPanel, count - at);
+      screen::Facts facts;
+      screen::Rows panel;
       if constexpr (sizeof(T) == 4)
         panel = RowsToPack::of_block({block.row(at), block.stride}, here, d);
       else
         panel = rows.gathered(here, [&](int64_t i) { return search.queries[first + at + i].row; });
-      amx::pack_anchors(panel, center.view(search.metric), rows_.data() + p * amx::panel_size(d), facts);
+      unit.pack_anchors(panel, center.view(search.metric), rows_.data() + p * unit.panel_bytes(d), facts);
       for (int64_t i = 0; i < here; ++i) set(search, center, first + at + i, at + i, facts, i);
     }
   }
 
   int64_t panels() const { return panels_; }
 
-  amx::Anchors view(bool limited, bool farthest, Metric metric, int64_t d) const {
+  screen::Anchors view(bool limited, bool farthest, Metric metric, int64_t d) const {
     return {panels_,
             d,
             rows_.data(),
+            scale_.data(),
             offset_.data(),
             size_.data(),
             lost_.data(),
@@ -97,17 +99,18 @@ class ScreenedAnchors {
   void improve(int64_t i, float score) {
     if (score > best_[i]) best_[i] = score;
   }
-  void settle(int64_t i) { alive_[i / amx::kPanel] &= ~(1u << i % amx::kPanel); }
-  bool alive(int64_t i) const { return alive_[i / amx::kPanel] >> i % amx::kPanel & 1; }
+  void settle(int64_t i) { alive_[i / screen::kPanel] &= ~(1u << i % screen::kPanel); }
+  bool alive(int64_t i) const { return alive_[i / screen::kPanel] >> i % screen::kPanel & 1; }
 
  private:
   template <class T>
-  void set(const Search<T>& search, const Center& center, int64_t query, int64_t i, const amx::Facts& facts,
+  void set(const Search<T>& search, const Center& center, int64_t query, int64_t i, const screen::Facts& facts,
            int64_t lane) {
     const Metric metric = search.metric;
     const RowBounds row = RowBounds::of(facts, lane, metric, search.anchor.type == Type::kFloat64, errors_);
     const Query& q = search.queries[query];
     const bool euclidean = metric == Metric::kEuclidean;
+    scale_[i] = facts.scale[lane];
     size_[i] = row.size;
     lost_[i] = row.lost;
     // <x, y> = <v, w> + <center, v> + |center|^2 + <center, w>. Euclidean scores are <v, w> - |w|^2 / 2: what they lack
@@ -122,18 +125,16 @@ class ScreenedAnchors {
     }
     limit_[i] = static_cast<float>(limit);
     code_[i] = q.rule.code;
-    equal_[i / amx::kPanel] |= static_cast<uint32_t>(q.rule.equal) << i % amx::kPanel;
-    alive_[i / amx::kPanel] |= 1u << i % amx::kPanel;
+    equal_[i / screen::kPanel] |= static_cast<uint32_t>(q.rule.equal) << i % screen::kPanel;
+    alive_[i / screen::kPanel] |= 1u << i % screen::kPanel;
   }
 
   const ScreenErrors errors_;
   const int64_t panels_;
-  const Aligned<uint16_t> rows_;
-  std::vector<float> offset_, size_, lost_, own_, limit_, best_;
+  const Aligned<char> rows_;
+  std::vector<float> scale_, offset_, size_, lost_, own_, limit_, best_;
   std::vector<int32_t> code_;
   std::vector<uint32_t> equal_, alive_;
 };
-
-#endif
 
 }  // namespace tla::cpu

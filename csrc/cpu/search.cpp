@@ -8,12 +8,11 @@
 namespace tla::cpu {
 namespace {
 
-#ifdef TLA_HAVE_AMX
-// The search of a task by the AMX unit; what it leaves goes on with tiles, in blocks of their own size.
+// The search of a task by a screen; what it leaves goes on with tiles, in blocks of their own size.
 template <class T>
-void screened_task(const Search<T>& search, const Center& center, const PackedPool* pool, int64_t first, int64_t count,
-                   int64_t begin, int64_t end, Pick<T>* out) {
-  ScreenTask<T> task(search, center, pool, first, count, out);
+void screened_task(const screen::Unit& unit, const Search<T>& search, const Center& center, const PackedPool* pool,
+                   int64_t first, int64_t count, int64_t begin, int64_t end, Pick<T>* out) {
+  ScreenTask<T> task(unit, search, center, pool, first, count, out);
   const int64_t stopped = task.run(begin, end);
   task.write(out);
   if (stopped == end) return;
@@ -21,22 +20,21 @@ void screened_task(const Search<T>& search, const Center& center, const PackedPo
   for (int64_t i = 0; i < count; i += rest.anchor_block)
     tile_task(search, rest, first + i, std::min(rest.anchor_block, count - i), stopped, end, out + i);
 }
-#endif
 
 }  // namespace
 
 template <class T>
 std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& candidates,
                             const std::vector<int32_t>& codes, const std::vector<Query>& queries, bool farthest,
-                            [[maybe_unused]] const PackedPool* packed) {
+                            const PackedPool* packed) {
   const int64_t b = queries.size(), m = candidates.rows;
-  const SearchPlan plan = plan_search(b, m, anchor.cols, sizeof(T), torch::stable::get_num_threads(),
-                                      {.screen = metric != Metric::kChebyshev && amx_in_use()});
+  const screen::Unit* const unit = metric == Metric::kChebyshev ? nullptr : screen_in_use();
+  Screening screening;
+  if (unit) screening = {true, packed ? screening.anchors : unit->anchors};
+  const SearchPlan plan = plan_search(b, m, anchor.cols, sizeof(T), torch::stable::get_num_threads(), screening);
   const Search<T> search{metric, anchor, candidates, codes, queries, farthest};
-#ifdef TLA_HAVE_AMX
   std::optional<Center> center;
-  if (plan.kind == SearchPlan::kAmx) center = packed ? packed->center() : Center(candidates, codes.data(), metric);
-#endif
+  if (plan.kind == SearchPlan::kScreened) center = packed ? packed->center() : Center(candidates, codes.data(), metric);
   std::vector<Pick<T>> picks(b * plan.splits);
   const int64_t tasks = plan.blocks * plan.splits;
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t from, int64_t to) {
@@ -45,13 +43,10 @@ std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& c
       const int64_t begin = split * plan.split_size, end = std::min(m, begin + plan.split_size);
       const int64_t count = std::min(plan.anchor_block, b - first);
       Pick<T>* const out = picks.data() + split * b + first;
-#ifdef TLA_HAVE_AMX
-      if (center) {
-        screened_task(search, *center, packed, first, count, begin, end, out);
-        continue;
-      }
-#endif
-      tile_task(search, plan, first, count, begin, end, out);
+      if (center)
+        screened_task(*unit, search, *center, packed, first, count, begin, end, out);
+      else
+        tile_task(search, plan, first, count, begin, end, out);
     }
   });
   for (int64_t split = 1; split < plan.splits; ++split)

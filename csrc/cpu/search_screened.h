@@ -1,12 +1,10 @@
-// The search with the AMX unit as its screen: what it cannot rule out is looked at a second time, by the sums that
+// The search with a screen: what it cannot rule out is looked at a second time, by the sums that
 // decide.
 #pragma once
 
 #include "screened_anchors.h"
 
 namespace tla::cpu {
-
-#ifdef TLA_HAVE_AMX
 
 // Candidates that the screen could not rule out, by anchor, until their turn comes to be looked at.
 class Lists {
@@ -48,9 +46,10 @@ class Lists {
 template <class T>
 class ScreenTask {
  public:
-  ScreenTask(const Search<T>& search, const Center& center, const PackedPool* pool, int64_t first, int64_t count,
-             const Pick<T>* picks)
-      : search_(search),
+  ScreenTask(const screen::Unit& unit, const Search<T>& search, const Center& center, const PackedPool* pool,
+             int64_t first, int64_t count, const Pick<T>* picks)
+      : unit_(unit),
+        search_(search),
         pool_(pool),
         errors_(search.dim()),
         center_(center),
@@ -58,18 +57,18 @@ class ScreenTask {
                              [](const Query& q) { return std::isfinite(q.above); })),
         block_(search.gather_anchors(first, count, buffer_)),
         anchors_(search.make_anchors(block_, first, count, picks)),
-        screened_(search, center, block_, first, count),
+        screened_(unit, search, center, block_, first, count),
         lists_(count) {}
 
   // Returns where it stopped: before the end where candidates crowd so close that looking at all of them pays.
   int64_t run(int64_t begin, int64_t end) {
-    constexpr int64_t kPanel = amx::kPanel, kFirst = 16 * kPanel, kEarly = 128 * kPanel;
+    constexpr int64_t kPanel = screen::kPanel, kFirst = 16 * kPanel, kEarly = 128 * kPanel;
     const int64_t d = search_.dim(), count = anchors_.size();
-    const Aligned<uint16_t> panel(pool_ ? 0 : amx::panel_size(d));
-    const Aligned<float> scratch(amx::kScratch);
-    const std::unique_ptr<amx::Hit[]> hits = uninitialized<amx::Hit>(screened_.panels() * kPanel * kPanel);
+    const Aligned<char> panel(pool_ ? 0 : unit_.panel_bytes(d));
+    const Aligned<float> scratch(screen::kScratch);
+    const std::unique_ptr<screen::Hit[]> hits = uninitialized<screen::Hit>(screened_.panels() * kPanel * kPanel);
     RowsToPack rows(search_.candidates);
-    amx::Facts measured;
+    screen::Facts measured;
     const auto from = [&](int64_t c) {
       while (c < end && search_.all_never(c, std::min(kPanel, end - c))) c += kPanel;
       return c;
@@ -77,12 +76,13 @@ class ScreenTask {
     int64_t c = from(begin), looked_at = 0;
     while (c < end) {
       const int64_t n = std::min(kPanel, end - c);
-      if (!pool_) amx::pack_candidates(rows.consecutive(c, n), center_.view(search_.metric), panel.data(), measured);
-      set_candidates(pool_ ? pool_->facts(c / kPanel) : measured, c, n);
-      const int64_t found = amx::scan(
-          screened_.view(limited_, search_.farthest, search_.metric, d),
-          {pool_ ? pool_->panel(c / kPanel) : panel.data(), scale_, offset_, code_, by_size_, by_lost_, rest_},
-          scratch.data(), hits.get());
+      if (!pool_) unit_.pack_candidates(rows.consecutive(c, n), center_.view(search_.metric), panel.data(), measured);
+      const screen::Facts& facts = pool_ ? pool_->facts(c / kPanel) : measured;
+      set_candidates(facts, c, n);
+      const int64_t found = unit_.scan(screened_.view(limited_, search_.farthest, search_.metric, d),
+                                       {pool_ ? pool_->panel(c / kPanel) : panel.data(), scale_, offset_, facts.sum,
+                                        code_, by_size_, by_lost_, rest_},
+                                       scratch.data(), hits.get());
       // The first panels, which set the limits, say nothing of how close candidates are.
       const int64_t seen = c - begin;
       if (seen >= kEarly && found > count * kPanel / 256)
@@ -102,10 +102,10 @@ class ScreenTask {
   }
 
  private:
-  void set_candidates(const amx::Facts& facts, int64_t c, int64_t n) {
+  void set_candidates(const screen::Facts& facts, int64_t c, int64_t n) {
     double size = 0, lost = 0, converted = 0;
     const bool twice = search_.candidates.type == Type::kFloat64;
-    for (int64_t j = 0; j < amx::kPanel; ++j) {
+    for (int64_t j = 0; j < screen::kPanel; ++j) {
       code_[j] = kNeverCode;
       offset_[j] = scale_[j] = 0;
       if (j >= n) continue;
@@ -128,7 +128,7 @@ class ScreenTask {
   }
 
   // Whether a hit still is one, of a candidate that the anchor may pick. Where that is certain, its score counts.
-  bool passes(const amx::Hit& hit, int64_t c, float& error) {
+  bool passes(const screen::Hit& hit, int64_t c, float& error) {
     if (!screened_.alive(hit.anchor)) return false;
     error = screened_.error(hit.anchor, by_size_, by_lost_, rest_);
     if (hit.score + error < screened_.best(hit.anchor)) return false;
@@ -138,11 +138,11 @@ class ScreenTask {
     return true;
   }
 
-  int64_t list(const amx::Hit* hits, int64_t found, int64_t c) {
+  int64_t list(const screen::Hit* hits, int64_t found, int64_t c) {
     int64_t looked_at = 0;
     float error;
     for (int64_t h = 0; h < found; ++h) {
-      const amx::Hit& hit = hits[h];
+      const screen::Hit& hit = hits[h];
       if (!passes(hit, c, error)) continue;
       const int64_t i = hit.anchor;
       if (lists_.full(i) && lists_.compact(i, screened_.best(i)) > Lists::kRoom / 2) looked_at += flush(i);
@@ -170,7 +170,7 @@ class ScreenTask {
   }
 
   // Looks at a crowded panel's hits at once, while its rows are near.
-  int64_t look_now(const amx::Hit* hits, int64_t found, int64_t c, int64_t n) {
+  int64_t look_now(const screen::Hit* hits, int64_t found, int64_t c, int64_t n) {
     const int64_t d = search_.dim();
     const Block<T> block = consecutive(search_.candidates, c, n, rows_);
     for (auto& of_candidate : by_candidate_) of_candidate.clear();
@@ -201,6 +201,7 @@ class ScreenTask {
     return looked_at;
   }
 
+  const screen::Unit& unit_;
   const Search<T>& search_;
   const PackedPool* const pool_;
   const ScreenErrors errors_;
@@ -211,12 +212,10 @@ class ScreenTask {
   std::vector<Anchor<T>> anchors_;
   ScreenedAnchors screened_;
   Lists lists_;
-  std::vector<int32_t> by_candidate_[amx::kPanel];
+  std::vector<int32_t> by_candidate_[screen::kPanel];
   // The panel's candidates.
-  float scale_[amx::kPanel], offset_[amx::kPanel], by_size_ = 0, by_lost_ = 0, rest_ = 0;
-  int32_t code_[amx::kPanel];
+  float scale_[screen::kPanel], offset_[screen::kPanel], by_size_ = 0, by_lost_ = 0, rest_ = 0;
+  int32_t code_[screen::kPanel];
 };
-
-#endif
 
 }  // namespace tla::cpu
