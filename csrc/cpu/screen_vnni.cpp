@@ -6,60 +6,76 @@ namespace tla::cpu::screen {
 namespace {
 
 struct Int8 {
-  static constexpr int64_t kColumns = 64;
+  static constexpr int64_t kColumns = 64, kParts = 4;
+
+  // Of 16 columns from at on.
+  template <Type kType>
+  [[gnu::always_inline]] static __m512 load_part(const char* row, int64_t at, int64_t d) {
+    return load<kType>(row, at, at + 16 <= d ? 0xffff : mask(d - at));
+  }
+
+  // Parts of a line are added up apart, so that none waits for another.
+  static float total(const __m512 (&parts)[kParts]) {
+    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(parts[0], parts[1]), _mm512_add_ps(parts[2], parts[3])));
+  }
+  static float largest(const __m512 (&parts)[kParts]) {
+    return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(parts[0], parts[1]), _mm512_max_ps(parts[2], parts[3])));
+  }
 
   // Columns of a cache line lie as packing leaves them, on both sides alike.
   template <Type kType, bool kCentered, class Store>
   static void pack_row(const char* row, const char* later, int64_t d, const Center& center, Facts& facts, int64_t i,
                        const Store& store) {
-    const __m512 zero = _mm512_setzero_ps();
-    __m512 squares = zero, most = zero, size = zero, along = zero, lost = zero;
-    __m512i sum = _mm512_setzero_si512();
-    for (int64_t k = 0; k < d; k += 16) {
-      const __m512 x = load<kType>(row, k, mask(d - k));
-      squares = _mm512_fmadd_ps(x, x, squares);
-      most = _mm512_max_ps(most, _mm512_abs_ps(x));
-    }
-    const float square = _mm512_reduce_add_ps(squares), by = center.unit ? inverse_norm(square) : 1;
-    const __m512 scale = _mm512_set1_ps(by);
-    if constexpr (kCentered) {
-      most = zero;
-      for (int64_t k = 0; k < d; k += 16) {
-        const __m512 mean = _mm512_loadu_ps(center.mean + k);
-        const __m512 v = _mm512_fmsub_ps(load<kType>(row, k, mask(d - k)), scale, mean);
-        most = _mm512_max_ps(most, _mm512_abs_ps(v));
-        size = _mm512_fmadd_ps(v, v, size);
-        along = _mm512_fmadd_ps(v, mean, along);
+    __m512 squares[kParts] = {}, most[kParts] = {}, lost[kParts] = {};
+    for (int64_t k = 0; k < d; k += kColumns)
+      for (int64_t p = 0; p < kParts; ++p) {
+        const __m512 x = load_part<kType>(row, k + 16 * p, d);
+        squares[p] = _mm512_fmadd_ps(x, x, squares[p]);
+        most[p] = _mm512_max_ps(most[p], _mm512_abs_ps(x));
       }
+    facts.square[i] = total(squares);
+    const float by = center.unit ? inverse_norm(facts.square[i]) : 1;
+    const __m512 scale = _mm512_set1_ps(by);
+    float furthest = by * largest(most);
+    facts.size[i] = by * by * facts.square[i];
+    facts.along[i] = 0;
+    if constexpr (kCentered) {
+      __m512 size[kParts] = {}, along[kParts] = {};
+      for (__m512& part : most) part = _mm512_setzero_ps();
+      for (int64_t k = 0; k < d; k += kColumns)
+        for (int64_t p = 0; p < kParts; ++p) {
+          const __m512 mean = _mm512_loadu_ps(center.mean + k + 16 * p);
+          const __m512 v = _mm512_fmsub_ps(load_part<kType>(row, k + 16 * p, d), scale, mean);
+          most[p] = _mm512_max_ps(most[p], _mm512_abs_ps(v));
+          size[p] = _mm512_fmadd_ps(v, v, size[p]);
+          along[p] = _mm512_fmadd_ps(v, mean, along[p]);
+        }
+      furthest = largest(most);
+      facts.size[i] = total(size);
+      facts.along[i] = total(along);
     }
-    const float largest = _mm512_reduce_max_ps(most) * (kCentered ? 1 : by);
-    const bool some = largest >= 1e-30f;  // the others' squares underflow
-    const float step = some ? largest / 127 : 0;
-    const __m512 steps = _mm512_set1_ps(some ? 127 / largest : 0), scaled = _mm512_mul_ps(scale, steps);
-    for (int64_t k = 0, n = 0; k < d; k += kColumns, ++n) {
-      __m512i part[4];
-      for (int64_t p = 0; p < 4; ++p) {
-        const int64_t at = k + 16 * p;
-        const __m512 x = load<kType>(row, at, mask(d - at));
-        __m512 t;
+    const bool some = furthest >= 1e-30f;  // the others' squares underflow
+    const float step = some ? furthest / 127 : 0;
+    const __m512 steps = _mm512_set1_ps(some ? 127 / furthest : 0), scaled = _mm512_mul_ps(scale, steps);
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t k = 0; k < d; k += kColumns) {
+      __m512i part[kParts];
+      for (int64_t p = 0; p < kParts; ++p) {
+        const __m512 x = load_part<kType>(row, k + 16 * p, d);
+        __m512 t = _mm512_mul_ps(x, scaled);
         if constexpr (kCentered)
-          t = _mm512_mul_ps(_mm512_fmsub_ps(x, scale, _mm512_loadu_ps(center.mean + at)), steps);
-        else
-          t = _mm512_mul_ps(x, scaled);
+          t = _mm512_mul_ps(_mm512_fmsub_ps(x, scale, _mm512_loadu_ps(center.mean + k + 16 * p)), steps);
         part[p] = _mm512_cvtps_epi32(t);
         const __m512 rest = _mm512_sub_ps(t, _mm512_cvtepi32_ps(part[p]));
-        lost = _mm512_fmadd_ps(rest, rest, lost);
+        lost[p] = _mm512_fmadd_ps(rest, rest, lost[p]);
       }
-      fetch<kType, kColumns>(later, k);
       const __m512i line =
           _mm512_packs_epi16(_mm512_packs_epi32(part[0], part[1]), _mm512_packs_epi32(part[2], part[3]));
       sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), line);
-      store(line, i, n);
+      fetch<kType, kColumns>(later, k);
+      store(line, i, k / kColumns);
     }
-    facts.square[i] = square;
-    facts.size[i] = kCentered ? _mm512_reduce_add_ps(size) : by * by * square;
-    facts.lost[i] = some ? step * step * _mm512_reduce_add_ps(lost) : facts.size[i];
-    facts.along[i] = kCentered ? _mm512_reduce_add_ps(along) : 0;
+    facts.lost[i] = some ? step * step * total(lost) : facts.size[i];
     facts.scale[i] = step;
     facts.sum[i] = _mm512_reduce_add_epi32(sum);
   }
