@@ -127,7 +127,8 @@ def answer(variants: dict[str, dict[int, dict]]) -> str:
     return (
         f"Of the runs with triplets that have two seeds or more ({len(signs)}), above their "
         f"baselines beyond the interval: {', '.join(above) or 'none'}; below: "
-        f"{', '.join(below) or 'none'}."
+        f"{', '.join(below) or 'none'}. Of so many intervals of 95%, one in twenty lies beyond by "
+        "chance."
     )
 
 
