@@ -62,8 +62,8 @@ py::dict info() {
 }
 
 py::dict plan_search(int64_t anchors, int64_t candidates, int64_t dim, int64_t element_size, int64_t threads,
-                     bool screen) {
-  const tla::SearchPlan plan = tla::plan_search(anchors, candidates, dim, element_size, threads, {screen});
+                     bool screen, int64_t least) {
+  const tla::SearchPlan plan = tla::plan_search(anchors, candidates, dim, element_size, threads, {screen, least});
   py::dict result;
   result["anchor_block"] = plan.anchor_block;
   result["tile"] = plan.tile;
@@ -176,7 +176,7 @@ PYBIND11_MODULE(_build_info, m) {
   m.doc() = "What was compiled into this installation of tla_ops, and how it plans its launches.";
   m.def("info", &info);
   m.def("plan_search", &plan_search, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
-        py::arg("threads"), py::arg("screen"));
+        py::arg("threads"), py::arg("screen"), py::arg("least") = tla::kLeastScreened);
   m.def("plan_tiles", &plan_tiles, py::arg("anchors"), py::arg("candidates"), py::arg("dim"), py::arg("element_size"),
         py::arg("tiles"), py::arg("rows"), py::arg("multiprocessors"), py::arg("capability"));
   m.def("plan_cdist", &plan_cdist, py::arg("n"), py::arg("b"), py::arg("m"), py::arg("element_size"),

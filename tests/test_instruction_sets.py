@@ -1,4 +1,4 @@
-"""Every CPU path gives the same answers: each instruction set, and the matrix unit's screen."""
+"""Every CPU path gives the same answers: each instruction set, and the screens."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_cdist(shape, metric, dtype, instruction_set):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("batch", [4, 16, 130])
 def test_mining(batch, metric, mining, instruction_set):
-    """4 anchors are summed row by row, 130 in tiles; the matrix unit screens from 8 on."""
+    """4 anchors are summed row by row, 130 in tiles; screens begin at 8 or 16."""
     problem = make_problem(batch, 700, 45)
     distance, index = tla_ops.mine_negatives(
         *problem.mine, mining=mining, metric=metric, positive=problem.positive

@@ -74,6 +74,9 @@ def test_the_kind_of_a_search():
         (50, 100, 65537, True, "tiles"),
     ]:  # fmt: skip
         assert plan_search(anchors, candidates, dim, 4, 1, screen)["kind"] == kind
+    # Where packing costs more, it pays for more anchors alone.
+    for anchors, kind in [(8, "sums"), (15, "sums"), (16, "screened"), (24, "screened")]:
+        assert plan_search(anchors, 2000, 640, 4, 1, True, least=16)["kind"] == kind
 
 
 @given(st.integers(1, 64), st.integers(1, 200), st.integers(1, 64), st.booleans())

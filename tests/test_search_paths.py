@@ -219,13 +219,23 @@ def test_sums_in_pieces_and_blocks_of_few_anchors(metric, dim, dtype):
     check(a, torch.cat([c[:40], randn(40, dim).to(dtype), -c[50:]]), metric)
 
 
+@pytest.mark.parametrize("metric", METRICS[:3])
+def test_the_largest_sums_of_the_longest_rows_that_are_screened(metric):
+    """Of 65536 columns, each of which has the largest step there is."""
+    signs = 2 * torch.randint(2, (80, 65536), generator=torch.Generator().manual_seed(0)) - 1
+    a, c = signs[:16].float(), signs[16:].float()
+    c[7], c[40], c[41], c[50] = a[3], -a[3], a[5], 1
+    a[8], a[9], a[3, :5], a[5, ::2] = 1, -1, -a[3, :5], -1
+    check(a, c, metric, exclude=torch.full((16,), 7))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("metric", METRICS)
 def test_copies_in_other_panels_blocks_and_splits(metric, threads):
     """The lowest index of 37 vectors that come again and again, and of their multiples."""
     torch.set_num_threads(threads)
     base = randn(37, 32)
-    for b, m in ((8, 64), (33, 65), (1025, 310), (40, 1001), (31, 3000)):
+    for b, m in ((8, 64), (16, 64), (33, 65), (1025, 310), (40, 1001), (31, 3000)):
         c = base[torch.arange(m) % 37]
         c = torch.cat([c[: m // 2], 2 * c[m // 2 :]]) if metric in METRICS[:2] else c
         plan = _build_info.plan_search(b, m, 32, 4, threads, False)
@@ -247,7 +257,7 @@ def test_equal_sums_of_unequal_rows_are_no_copies(metric):
     check(a, c, metric, positive=middle(a, c, metric, 200))
 
 
-@pytest.mark.parametrize("b", [9, 31, 33, 63])
+@pytest.mark.parametrize("b", [9, 17, 31, 33, 63])
 @pytest.mark.parametrize("m", [65, 95, 97, 545])
 @pytest.mark.parametrize("metric", METRICS)
 def test_what_may_not_be_picked_sets_no_limit(metric, m, b):

@@ -16,9 +16,12 @@ struct SearchPlan {
   enum Kind { kSums, kTiles, kScreened } kind;
 };
 
+// Fewer anchors are searched as fast without a screen, even where candidates have been packed for it.
+inline constexpr int64_t kLeastScreened = 8;
+
 struct Screening {
   bool screen = false;  // there is one, and the metric has a matrix form
-  int64_t anchors = 8;  // fewer are searched as fast without it
+  int64_t anchors = kLeastScreened;
 };
 
 inline constexpr int kThreads = 128;
@@ -41,6 +44,7 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
   SearchPlan plan;
   const int64_t row_bytes = std::max<int64_t>(1, dim * element_size);
   plan.kind = SearchPlan::kSums;
+  // Bounds grow with the columns, of whose products in 8 bits no more fit into 32; lists keep candidates in 32 bits.
   if (machine.screen && anchors >= machine.anchors && dim >= 16 && dim <= 65536 && candidates >= 64 &&
       candidates <= INT32_MAX)
     plan.kind = SearchPlan::kScreened;

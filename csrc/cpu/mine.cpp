@@ -72,12 +72,13 @@ std::vector<Pick<T>> random_picks(Metric metric, const Matrix& anchor, const Mat
 
 // The packed candidates, where the screen they are for is in use.
 std::optional<PackedPool> packed_pool(const MineInputs& inputs, const Matrix& candidates, Metric metric) {
-  if (!inputs.packed || !screen_in_use()) return std::nullopt;
+  const screen::Unit* const in_use = screen_in_use();
+  if (!inputs.packed || !in_use) return std::nullopt;
   const std::optional<PackedPool> pool = PackedPool::of(*inputs.packed, candidates);
   if (!pool) throw std::invalid_argument("packed belongs to candidates of another shape");
   if (metric == Metric::kChebyshev || pool->directions() != is_cosine(metric))
     throw std::invalid_argument("packed belongs to another metric");
-  return &pool->unit() == screen_in_use() ? pool : std::nullopt;
+  return &pool->unit() == in_use ? pool : std::nullopt;
 }
 
 }  // namespace

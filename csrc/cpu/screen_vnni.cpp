@@ -54,7 +54,8 @@ struct Int8 {
       facts.size[i] = total(size);
       facts.along[i] = total(along);
     }
-    const bool some = furthest >= 1e-30f;  // the others' squares underflow
+    // What is smaller, and squares of steps that underflow, is within ScreenErrors::smallest.
+    const bool some = furthest >= 1e-30f;
     const float step = some ? furthest / 127 : 0;
     const __m512 steps = _mm512_set1_ps(some ? 127 / furthest : 0), scaled = _mm512_mul_ps(scale, steps);
     __m512i sum = _mm512_setzero_si512();

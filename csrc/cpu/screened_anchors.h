@@ -17,7 +17,7 @@ struct ScreenErrors {
   explicit ScreenErrors(int64_t dim) {
     const double d = dim, u = 0x1p-24;
     product = (1.25 * d + 64) * u;
-    distance = (0.25 * d + 96) * u;
+    distance = (0.5 * d + 128) * u;
     smallest = 1e-18 * std::sqrt(d);
     flushed = 4e-38 * d;
   }

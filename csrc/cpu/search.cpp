@@ -28,9 +28,9 @@ std::vector<Pick<T>> search(Metric metric, const Matrix& anchor, const Matrix& c
                             const std::vector<int32_t>& codes, const std::vector<Query>& queries, bool farthest,
                             const PackedPool* packed) {
   const int64_t b = queries.size(), m = candidates.rows;
-  const screen::Unit* const unit = metric == Metric::kChebyshev ? nullptr : screen_in_use();
+  const screen::Unit* const unit = metric == Metric::kChebyshev ? nullptr : packed ? &packed->unit() : screen_in_use();
   Screening screening;
-  if (unit) screening = {true, packed ? screening.anchors : unit->anchors};
+  if (unit) screening = {true, packed ? kLeastScreened : unit->anchors};
   const SearchPlan plan = plan_search(b, m, anchor.cols, sizeof(T), torch::stable::get_num_threads(), screening);
   const Search<T> search{metric, anchor, candidates, codes, queries, farthest};
   std::optional<Center> center;
