@@ -213,8 +213,11 @@ def test_a_short_run_is_called_one_and_goes_on(briefly, tmp_path, capfd, monkeyp
     options += ["--device", "cpu", "--attacks", "clean,fgsm", "--images", "40", "--commit", "abc"]
     for setting in ("attack_steps=1", "epochs=100000", "log_every=1", "val_images=40"):
         options += ["--set", setting]
-    calls, run_for = [], briefly.run_for
-    monkeypatch.setattr(briefly, "run_for", lambda *call: calls.append(call) or run_for(*call))
+    calls, run_for, patience = [], briefly.run_for, 300.0  # other tests may keep the processor busy
+    monkeypatch.setattr(briefly, "START", patience)
+    monkeypatch.setattr(
+        briefly, "run_for", lambda *call: calls.append(call) or run_for(*call, patience)
+    )
     assert briefly.main(options) == 0
     first = json.loads(output.read_text())
     assert first["steps_before"] == 0 < first["steps"] == first["rows"][-1]["step"]
@@ -227,7 +230,7 @@ def test_a_short_run_is_called_one_and_goes_on(briefly, tmp_path, capfd, monkeyp
     assert set(first["evaluation"]["attacks"]) == {"clean", "fgsm"}
     assert "40 of 360 test images" in first["evaluation"]["notes"][-1]
     assert "digits-at: a smoke run" in capfd.readouterr().out.splitlines()[-1]
-    status, seconds = run_for(*calls[0])
+    status, seconds = run_for(*calls[0], patience)
     assert status == briefly.INTERRUPTED
     second = briefly.about(run, first["steps"], seconds, status)
     assert second["steps_before"] == first["steps"] < second["steps"]
