@@ -35,7 +35,7 @@ inline bool cpu_runs(std::string_view isa) {
   const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29)) != 0;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
   if (isa == "avx2") return avx2;
-  if (isa == "amx") return cpu_runs("avx512_vnni") && cpu_runs_amx();
+  if (isa == "amx") return cpu_runs("avx512") && cpu_runs_amx();
   if (isa == "avx512_vnni") {
     constexpr unsigned kAvx512Vnni = 1u << 11;
     return cpu_runs("avx512") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kAvx512Vnni) != 0;

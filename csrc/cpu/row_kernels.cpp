@@ -24,12 +24,6 @@ TLA_DECLARE(avx2)
 TLA_DECLARE(avx512)
 #endif
 #undef TLA_DECLARE
-#if defined(TLA_HAVE_VNNI) || defined(TLA_HAVE_AMX)
-namespace screen {
-extern const Unit kVnni;
-extern const Unit kAmx;
-}  // namespace screen
-#endif
 
 namespace {
 

@@ -82,4 +82,7 @@ struct Unit {
   int64_t panel_bytes(int64_t d) const { return (d + columns - 1) / columns * 64 * kPanel; }
 };
 
+// Where the compiler knows such instructions.
+extern const Unit kAmx, kVnni;
+
 }  // namespace tla::cpu::screen

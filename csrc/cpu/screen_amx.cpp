@@ -132,7 +132,6 @@ class Product {
 
 }  // namespace
 
-extern const Unit kAmx;
 const Unit kAmx{1, Bfloat16::kColumns, 8, pack<Bfloat16, StoreRow>, pack<Bfloat16, StoreLane>, scan<Product>};
 
 }  // namespace tla::cpu::screen

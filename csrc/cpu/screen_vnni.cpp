@@ -133,7 +133,6 @@ class Product {
 
 }  // namespace
 
-extern const Unit kVnni;
 const Unit kVnni{2, Int8::kColumns, 16, pack<Int8, StoreRow>, pack<Int8, StoreShiftedLane>, scan<Product>};
 
 }  // namespace tla::cpu::screen
