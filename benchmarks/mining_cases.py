@@ -15,7 +15,7 @@ DATA = ("gaussian", "relu", "collapsed", "clusters", "duplicates", "copies")
 GPU_DATA = ("gaussian", "relu", "clusters", "duplicates")
 PATHS = ("wgmma", "mma", "blas", "bank", "tiles")
 """The ways a CUDA search may go (csrc/common/plan_large.h)."""
-INSTRUCTION_SETS = ("amx", "avx512_vnni", "avx512", "avx2", "plain")
+INSTRUCTION_SETS = ("amx", "avx512_vnni", "avx512", "avx2_int16", "avx2", "plain")
 """The ways a processor's search may go (csrc/cpu); a machine has some of them."""
 LACKS = "this machine has no"
 """How the row of an instruction set begins its error where it cannot be had."""

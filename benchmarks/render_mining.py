@@ -35,13 +35,13 @@ the bare float32 product's.
 GPU_NOTES = """`compile` and `flash_kmeans`, which are slow to start, took their turns after the
 others, and `flash_kmeans` chose among 8 of its tilings. Peak MB: beyond the inputs.
 """
-CPU_NOTES = """`tla_ops_amx`, `…_avx512_vnni`, `…_avx512`, `…_avx2` and `…_plain` are ours by that
-instruction set alone (the first that is there is `tla_ops` once more, as is `mine_fast`: the search
-is exact either way), `tla_ops_bank` of a `FeatureBank` that keeps its rows packed. `mm_float32` is
-the bare product of half-precision features in float32. `collapsed`: any two rows have a cosine of
-about .92; `clusters`: 64 tight clusters; `duplicates`: 64 rows and noise of 1e-6; `copies`: all
-candidates are one row. Process MB: the peak of a process that makes the problem and calls the
-search once; peak MB: what of it a process does not have that only makes the problem.
+CPU_NOTES = """`tla_ops_amx`, `…_avx512_vnni`, `…_avx512`, `…_avx2_int16`, `…_avx2` and `…_plain`
+are ours by that path alone (the first that is there is `tla_ops` once more, as is `mine_fast`: the
+search is exact either way), `tla_ops_bank` of a `FeatureBank` that keeps its rows packed.
+`mm_float32` is the bare product of half-precision features in float32. `collapsed`: any two rows
+have a cosine of about .92; `clusters`: 64 tight clusters; `duplicates`: 64 rows and noise of 1e-6;
+`copies`: all candidates are one row. Process MB: the peak of a process that makes the problem and
+calls the search once; peak MB: what of it a process does not have that only makes the problem.
 """
 LONG_HEAD = (
     *("B, M, D", "dtype", "data", "mode", "implementation", "median ms", "20–80%", "TFLOP/s"),

@@ -32,7 +32,7 @@ STABLE_TORCH_LIBRARY(tla_ops, m) {
   m.def(
       "cdist_backward(Tensor grad, Tensor x1, Tensor x2, str metric, bool need_x1, bool need_x2)"
       " -> (Tensor, Tensor)");
-  // Makes the CPU kernels use "amx", "avx512_vnni", "avx512", "avx2" or "plain" code, "" for the best; returns the one
-  // in use before. Process-wide: for tests and benchmarks.
+  // Makes the CPU kernels use "amx", "avx512_vnni", "avx512", "avx2_int16", "avx2" or "plain" code, "" for the best;
+  // returns the one in use before. Process-wide: for tests and benchmarks.
   m.def("use_instruction_set(str name) -> str");
 }

@@ -2,7 +2,8 @@
 
 The screen lists what it cannot rule out and looks at it when a list is full or at the end; from
 the 513th candidate on it looks at crowded panels (of 32) at once; where all are crowded it hands
-the rest to tiles. Every instruction set gets the same problems: the others have the tiles alone.
+the rest to tiles. Every instruction set gets the same problems: without a screen there are the
+tiles alone.
 """
 
 import pytest
@@ -176,7 +177,7 @@ def test_what_float32_takes_from_float64_anchors_and_their_limits():
 def test_roundings_that_add_up_to_the_bound(rounded, swap):
     """bfloat16 takes 2^-8 from each of some elements and gives as much to others."""
     down, up, s = 1 + 2.0**-8, 1 + 3 * 2.0**-8, 2.0**-4
-    a, c = torch.ones(16, 512), torch.zeros(128, 512)  # rows of zeros have no center
+    a, c = torch.ones(24, 512), torch.zeros(128, 512)  # rows of zeros have no center
     first, second = (70, 3) if swap else (3, 70)
     if rounded == "anchors":
         a[:, :256], a[:, 256:] = down, up
@@ -191,18 +192,26 @@ def test_roundings_that_add_up_to_the_bound(rounded, swap):
 
 @pytest.mark.parametrize("rounded", ["anchors", "candidates"])
 @pytest.mark.parametrize("swap", [False, True])
-def test_steps_that_add_up_to_the_bound(rounded, swap):
-    """Integers of 8 bits take half a step from each of some elements and give as much to others."""
-    down, up, step = 10.499, 10.501, 0.125 if rounded == "candidates" else 2
-    a, c = torch.full((16, 512), 127.0), torch.zeros(128, 512)  # rows of zeros have no center
+@pytest.mark.parametrize("most", [127, 2047])
+def test_steps_that_add_up_to_the_bound(most, rounded, swap):
+    """Integers take half a step from each of some elements and give as much to others: those of 8
+    bits and those of which products of 512 columns fit into 32 bits.
+    """
+    down, up, step = 10.499, 10.501, 2
+    a, c = torch.full((24, 512), float(most)), torch.zeros(128, 512)  # rows of zeros have no center
     first, second = (70, 3) if swap else (3, 70)
     if rounded == "anchors":
-        a[:, 1:256], a[:, 256:511] = down, up
-        c[first, 1:256], c[second, 256:510] = step, step
+        a[:, 1:256], a[:, 256:511], a[:, 511] = down, up, 0
+        c[first, 1:256], c[first, 256:511] = step, -step
+        c[second, 1:256], c[second, 256:510] = -step, step
+        c[first, 255] = 2 * step
+        c[first, 0] = c[second, 0] = (
+            127 / 16 * step
+        )  # nearer than zeros, in steps of which 16 are 2
     else:
         c[first, 1:509], c[second, 1:509] = step * down, step * up
         c[first, 509] = 2 * step
-        c[first, 0] = c[second, 0] = 127 * step
+        c[first, 0] = c[second, 0] = most * step
     d = tla_ops.cdist(a, c, metric="euclidean")[0]
     assert d[first] < d[second] < d[1]
     check(a, c, "euclidean")
@@ -219,14 +228,16 @@ def test_sums_in_pieces_and_blocks_of_few_anchors(metric, dim, dtype):
     check(a, torch.cat([c[:40], randn(40, dim).to(dtype), -c[50:]]), metric)
 
 
+@pytest.mark.parametrize("dim", [16, 17, 640, 65536])
 @pytest.mark.parametrize("metric", METRICS[:3])
-def test_the_largest_sums_of_the_longest_rows_that_are_screened(metric):
-    """Of 65536 columns, each of which has the largest step there is."""
-    signs = 2 * torch.randint(2, (80, 65536), generator=torch.Generator().manual_seed(0)) - 1
-    a, c = signs[:16].float(), signs[16:].float()
+def test_the_largest_sums_of_the_longest_rows_that_are_screened(metric, dim):
+    """Each column has the largest step there is; 65536 are the most that are screened."""
+    signs = 2 * torch.randint(2, (88, dim), generator=torch.Generator().manual_seed(0)) - 1
+    a, c = signs[:24].float(), signs[24:].float()
+    c[::32] = 0  # the rows that have a say in the center
     c[7], c[40], c[41], c[50] = a[3], -a[3], a[5], 1
     a[8], a[9], a[3, :5], a[5, ::2] = 1, -1, -a[3, :5], -1
-    check(a, c, metric, exclude=torch.full((16,), 7))
+    check(a, c, metric, exclude=torch.full((24,), 7))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -167,9 +167,9 @@ class FeatureBank(nn.Module):
     def mine_negatives(self, anchor: Tensor, labels: Tensor, **options: Any) -> Any:
         """:func:`tla_ops.mine_negatives` among the bank's rows, which stay packed between calls.
 
-        On a CPU with AMX or AVX-512 VNNI the rows are kept as these read them, so that only what is
-        enqueued is converted again: about 2 bytes (AMX) or one of memory an element for the
-        cosines, and as much for euclidean. Elsewhere this is the function itself.
+        On a CPU with AMX, AVX-512 VNNI or AVX2 alone the rows are kept as these read them, so that
+        only what is enqueued is converted again: about 2 bytes (AVX-512 VNNI: one) of memory an
+        element for the cosines, and as much for euclidean. Elsewhere this is the function itself.
 
         Args:
             anchor: (B, dim) features; labels: (B,) integers.

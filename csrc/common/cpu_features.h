@@ -34,7 +34,7 @@ inline bool cpu_runs(std::string_view isa) {
   unsigned a = 0, b = 0, c = 0, d = 0;
   const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29)) != 0;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
-  if (isa == "avx2") return avx2;
+  if (isa == "avx2" || isa == "avx2_int16") return avx2;
   if (isa == "amx") return cpu_runs("avx512") && cpu_runs_amx();
   if (isa == "avx512_vnni") {
     constexpr unsigned kAvx512Vnni = 1u << 11;

@@ -44,7 +44,8 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
   SearchPlan plan;
   const int64_t row_bytes = std::max<int64_t>(1, dim * element_size);
   plan.kind = SearchPlan::kSums;
-  // Bounds grow with the columns, of whose products in 8 bits no more fit into 32; lists keep candidates in 32 bits.
+  // Bounds grow with the columns, of whose products in 8 bits no more fit into 32 (of 16 bits fewer are used); lists
+  // keep candidates in 32 bits.
   if (machine.screen && anchors >= machine.anchors && dim >= 16 && dim <= 65536 && candidates >= 64 &&
       candidates <= INT32_MAX)
     plan.kind = SearchPlan::kScreened;
@@ -60,7 +61,7 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
     plan.anchor_block = std::clamp<int64_t>(kBlockBytes / row_bytes / 32 * 32, 32, 1024);
     plan.tile = 16;
   } else {
-    // Anchors in bfloat16 (or a byte) stay in the second-level cache, a panel of candidates in the first.
+    // Anchors in two bytes (or one) an element stay in the second-level cache, a panel of candidates in the first.
     constexpr int64_t kBlockBytes = 1280 * 1024;
     plan.anchor_block = std::clamp<int64_t>(kBlockBytes / (2 * dim) / 32 * 32, 32, 1024);
     plan.tile = 32;

@@ -45,6 +45,7 @@ const Choice kChoices[] = {
 #endif
 #ifdef TLA_HAVE_X86_KERNELS
     {"avx512", &avx512::kFloat, &avx512::kDouble, &avx512::kFloatTiles, &avx512::kDoubleTiles},
+    {"avx2_int16", &avx2::kFloat, &avx2::kDouble, &avx2::kFloatTiles, &avx2::kDoubleTiles, &screen::kAvx2},
     {"avx2", &avx2::kFloat, &avx2::kDouble, &avx2::kFloatTiles, &avx2::kDoubleTiles},
 #endif
     {"plain", &plain::kFloat, &plain::kDouble, &plain::kFloatTiles, &plain::kDoubleTiles},

@@ -39,9 +39,9 @@ const screen::Unit* screen_in_use();
 // The one whose panels have this format, if this machine runs it, or null.
 const screen::Unit* screen_of(int64_t format);
 
-// Makes `row_kernels` return the code for "amx" or "avx512_vnni" (avx512 and a screen), "avx512", "avx2" or "plain", ""
-// for the best this machine runs; returns the name in use before. For tests and benchmarks. Throws
-// std::invalid_argument where the machine lacks it.
+// Makes `row_kernels` return the code for "amx", "avx512_vnni" or "avx2_int16" (avx512 or avx2, and a screen),
+// "avx512", "avx2" or "plain", "" for the best this machine runs; returns the name in use before. For tests and
+// benchmarks. Throws std::invalid_argument where the machine lacks it.
 std::string use_instruction_set(std::string name);
 
 }  // namespace tla::cpu

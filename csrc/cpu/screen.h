@@ -83,6 +83,6 @@ struct Unit {
 };
 
 // Where the compiler knows such instructions.
-extern const Unit kAmx, kVnni;
+extern const Unit kAmx, kVnni, kAvx2;
 
 }  // namespace tla::cpu::screen

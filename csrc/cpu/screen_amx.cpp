@@ -132,6 +132,7 @@ class Product {
 
 }  // namespace
 
-const Unit kAmx{1, Bfloat16::kColumns, 8, pack<Bfloat16, StoreRow>, pack<Bfloat16, StoreLane>, scan<Product>};
+const Unit kAmx{
+    1, Bfloat16::kColumns, 8, pack<Bfloat16, StoreRow<kPanel>>, pack<Bfloat16, StoreLane<kPanel>>, scan<Product>};
 
 }  // namespace tla::cpu::screen

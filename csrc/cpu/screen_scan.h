@@ -1,11 +1,8 @@
 // How the screens look through a panel's scores; each compiles it for its own instruction set.
 #pragma once
 
-#include <immintrin.h>
-
-#include <cstring>
-
 #include "screen.h"
+#include "screen_vector.h"
 
 namespace tla::cpu::screen {
 namespace {
@@ -13,6 +10,8 @@ namespace {
 // The scan of a panel's scores, a candidate at a time, so that the work can stand between multiplications.
 template <bool kLimited>
 class Scanner {
+  static constexpr int kParts = kPanel / kLanes;
+
  public:
   Scanner(const Anchors& a, const Candidates& c, int64_t panel, const float* scores)
       : c_(c),
@@ -20,36 +19,32 @@ class Scanner {
         first_(panel * kPanel),
         equal_(a.equal[panel]),
         alive_(a.alive[panel]),
-        keep_(_mm512_set1_epi32(static_cast<int>(a.keep))),
-        flip_(_mm512_set1_epi32(static_cast<int>(a.flip))) {
-    for (int h = 0; h < 2; ++h) {
-      const int64_t i = first_ + 16 * h;
-      offset_[h] = _mm512_loadu_ps(a.offset + i);
-      code_[h] = _mm512_loadu_si512(a.code + i);
-      const __m512 by_size = _mm512_fmadd_ps(_mm512_loadu_ps(a.size + i), _mm512_set1_ps(c.by_size),
-                                             _mm512_add_ps(_mm512_loadu_ps(a.own + i), _mm512_set1_ps(c.rest)));
-      const __m512 error = _mm512_fmadd_ps(_mm512_loadu_ps(a.lost + i), _mm512_set1_ps(c.by_lost), by_size);
-      low_[h] = _mm512_sub_ps(_mm512_loadu_ps(a.best + i), error);
-      if constexpr (kLimited) high_[h] = _mm512_add_ps(_mm512_loadu_ps(a.limit + i), error);
+        keep_(all(static_cast<int32_t>(a.keep))),
+        flip_(all(static_cast<int32_t>(a.flip))) {
+    for (int p = 0; p < kParts; ++p) {
+      const int64_t i = first_ + kLanes * p;
+      offset_[p] = load(a.offset + i);
+      code_[p] = load(a.code + i);
+      const Floats by_size = fmadd(load(a.size + i), all(c.by_size), add(load(a.own + i), all(c.rest)));
+      const Floats error = fmadd(load(a.lost + i), all(c.by_lost), by_size);
+      low_[p] = subtract(load(a.best + i), error);
+      if constexpr (kLimited) high_[p] = add(load(a.limit + i), error);
     }
   }
 
   [[gnu::always_inline]] void step() {
     if (candidate_ >= kPanel) return;
-    const __m512 offset = _mm512_set1_ps(c_.offset[candidate_]), scale = _mm512_set1_ps(c_.scale[candidate_]);
-    const __m512i code = _mm512_set1_epi32(c_.code[candidate_]);
-    __mmask16 hit[2], same[2];
-    for (int h = 0; h < 2; ++h) {
-      const __m512 sum = _mm512_fmadd_ps(_mm512_load_ps(scores_ + candidate_ * kPanel + 16 * h), scale,
-                                         _mm512_add_ps(offset_[h], offset));
-      const __m512 score = _mm512_castsi512_ps(
-          _mm512_ternarylogic_epi32(_mm512_castps_si512(sum), keep_, flip_, 0x6a));  // (sum & keep) ^ flip
-      same[h] = _mm512_cmpeq_epi32_mask(code_[h], code);
-      hit[h] = _mm512_cmp_ps_mask(score, low_[h], _CMP_NLT_UQ);
-      if constexpr (kLimited) hit[h] = _mm512_mask_cmp_ps_mask(hit[h], score, high_[h], _CMP_NGT_UQ);
+    const Floats offset = all(c_.offset[candidate_]), scale = all(c_.scale[candidate_]);
+    const Ints code = all(c_.code[candidate_]);
+    Mask hit[kParts], same[kParts];
+    for (int p = 0; p < kParts; ++p) {
+      const Floats sum = fmadd(load(scores_ + candidate_ * kPanel + kLanes * p), scale, add(offset_[p], offset));
+      const Floats score = keep_and_flip(sum, keep_, flip_);
+      same[p] = equal(code_[p], code);
+      hit[p] = not_below(score, low_[p]);
+      if constexpr (kLimited) hit[p] = and_not_above(hit[p], score, high_[p]);
     }
-    const uint32_t hits = _mm512_kunpackw(hit[1], hit[0]), equal = _mm512_kunpackw(same[1], same[0]);
-    masks_[candidate_] = hits & ~(equal ^ equal_);
+    masks_[candidate_] = join(hit) & ~(join(same) ^ equal_);
     any_ |= masks_[candidate_];
     ++candidate_;
   }
@@ -78,9 +73,9 @@ class Scanner {
   const float* scores_;
   const int64_t first_;
   const uint32_t equal_, alive_;
-  const __m512i keep_, flip_;
-  __m512 offset_[2], low_[2], high_[2];
-  __m512i code_[2];
+  const Ints keep_, flip_;
+  Floats offset_[kParts], low_[kParts], high_[kParts];
+  Ints code_[kParts];
   int64_t candidate_ = 0;
   uint32_t any_ = 0, masks_[kPanel];
 };
