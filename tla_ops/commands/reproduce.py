@@ -117,7 +117,7 @@ def _attacks(text: str) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    from tla_ops.experiments.targets import TARGETS, chosen
+    from tla_ops.experiments.targets import ATTACKED, TARGETS, chosen
 
     if args.list:
         return Outcome({name: _about(target) for name, target in TARGETS.items()}, _listing)
@@ -128,6 +128,8 @@ def run(args: argparse.Namespace) -> Outcome:
     except ValueError as error:
         raise BadUsage(str(error)) from error
     targets = _with_data(args, targets)
+    if args.without and not ATTACKED & {target.name for target in targets}:
+        raise BadUsage(f"--without: only {', '.join(sorted(ATTACKED))} have columns of attacks")
     need(args.name, "yaml", "lightning", "sklearn", "matplotlib")
     need(args.name, *{extra for target in targets for extra in target.extras})
     check_folder(args.output)

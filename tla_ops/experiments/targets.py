@@ -20,6 +20,8 @@ ROUNDS = ("at2l-pretrain", "at2l-round")
 AT2L = ("cats-vs-dogs", "mnist", "cifar10")
 TORCHVISION = dict.fromkeys(("cats-vs-dogs", "cifar10-cats-dogs", "cifar10"), "torchvision")
 """Data sets that AT2L has torchvision's networks for."""
+ATTACKED = {"tla/table1", "tla/table3", "tla/table4"}
+"""Tables with a column an attack, which `--without` can leave out."""
 ORIGINALS = {"imagenet": "timm", "cifar10": "torchvision"}
 """What the networks behind random layers, and those in their place, are made with."""
 
