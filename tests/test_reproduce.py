@@ -409,7 +409,7 @@ def test_the_list_and_errors_need_no_extra(tmp_path):
         (["tla/table5", "--slow-images", "9"], "--slow-images"),
         (["tla/table1", "--without", "clean"], "--without: must be of fgsm, bim, "),
         (["tla/table1", "--without", "autoattack,mimm"], "--without: must be of fgsm, bim, "),
-        (["tla/table5", "--without", "mim"], "--without: only tla/table1, tla/table3, tla/table4 have"),
+        (["tla/table5", "--without", "mim"], "--without: only tla/table1, tla/table3, "),
         (["tla/table5", "--seed", "-1"], "--seed"),
         (["tla/table5", "--seed", str(2**64)], "--seed"),
         (["tla/table5", "--device", "abacus"], "--device"),

@@ -151,7 +151,7 @@ def test_what_float32_takes_from_float64_candidates():
     where it moves them apart; the center is exact, and 0 is left of the anchor.
     """
     base, ulp, m, d = 1 + 2.0**-10, 2.0**-23, 256, 64
-    a = torch.full((16, d), base - 0.49 * ulp, dtype=DOUBLE)
+    a = torch.full((24, d), base - 0.49 * ulp, dtype=DOUBLE)
     c = torch.full((4096, d), base + (m + 3) * ulp, dtype=DOUBLE)
     c[::128], c[64::128] = base + 2 * m * ulp, base - 2 * m * ulp  # the center's sample
     c[40] = base + (m + 0.49) * ulp
@@ -164,12 +164,12 @@ def test_what_float32_takes_from_float64_anchors_and_their_limits():
     """The same of |a|^2 / 2, by which a positive's distance becomes a limit of scores."""
     base, ulp, d = 1 + 2.0**-10, 2.0**-23, 64
     for sign in (1, -1):
-        a = torch.full((16, d), base + sign * 20.49 * ulp, dtype=DOUBLE)
+        a = torch.full((24, d), base + sign * 20.49 * ulp, dtype=DOUBLE)
         c = torch.full((4096, d), base)
         c[40] += sign * ulp
         c[104, :48] += sign * ulp
-        check(a, c, "euclidean", positive=torch.full((16,), 40))
-        check(a, c, "euclidean", positive=torch.full((16,), 104))
+        check(a, c, "euclidean", positive=torch.full((24,), 40))
+        check(a, c, "euclidean", positive=torch.full((24,), 104))
 
 
 @pytest.mark.parametrize("rounded", ["anchors", "candidates"])
@@ -246,7 +246,7 @@ def test_copies_in_other_panels_blocks_and_splits(metric, threads):
     """The lowest index of 37 vectors that come again and again, and of their multiples."""
     torch.set_num_threads(threads)
     base = randn(37, 32)
-    for b, m in ((8, 64), (16, 64), (33, 65), (1025, 310), (40, 1001), (31, 3000)):
+    for b, m in ((8, 64), (24, 64), (33, 65), (1025, 310), (40, 1001), (31, 3000)):
         c = base[torch.arange(m) % 37]
         c = torch.cat([c[: m // 2], 2 * c[m // 2 :]]) if metric in METRICS[:2] else c
         plan = _build_info.plan_search(b, m, 32, 4, threads, False)
@@ -291,11 +291,11 @@ def test_rows_of_any_size_beyond_what_the_screen_knows(metric):
     u /= u.norm()
     line = torch.linspace(0.5, -0.99, 2048, dtype=torch.float64)[:, None] * u
     for scale in (1e-20, 1e-12, 1e16, 1e18, 2e18, 1e25):
-        a = (0.95 * scale * u).expand(16, 64).float()
+        a = (0.95 * scale * u).expand(24, 64).float()
         c = (scale * line).float()
-        check(a, c, metric, positive=torch.full((16,), 1900))
+        check(a, c, metric, positive=torch.full((24,), 1900))
         c = (scale * randn(700, 64) * 10 ** randn(700, 1, seed=1)).float()
-        check(a, c, metric, positive=torch.arange(16))
+        check(a, c, metric, positive=torch.arange(24))
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE, HALF, torch.bfloat16], ids=str)
