@@ -68,6 +68,12 @@ def test_no_target_is_met_by_nothing(render, tmp_path):
     assert set(found.values()) == {("–", "not measured")}
 
 
+FLOAT32_PATH = (
+    "the float32 path by itself (avx512, or avx2 where there is none), gaussian",
+    "≤ 1.05 × float32 `mm`",
+)
+
+
 @pytest.mark.parametrize(
     ("rows", "what", "measured", "met"),
     [
@@ -76,8 +82,8 @@ def test_no_target_is_met_by_nothing(render, tmp_path):
         ({"tla_ops": 15.0}, "exact, gaussian", "–", "not measured"),
         ({"mm": 100.0}, "exact, gaussian", "–", "not measured"),
         ({"tla_ops": None, "mm": 100.0}, "exact, gaussian", "–", "not measured"),
-        ({"tla_ops_avx512": 105.0, "mm": 100.0}, "the avx512", "1.050 × (105 ms, 100 ms)", "yes"),
-        ({"tla_ops_avx512": 106.0, "mm": 100.0}, "the avx512", "1.060 × (106 ms, 100 ms)", "no"),
+        ({"tla_ops_avx512": 105.0, "mm": 100.0}, "the float32", "1.050 × (105 ms, 100 ms)", "yes"),
+        ({"tla_ops_avx512": 106.0, "mm": 100.0}, "the float32", "1.060 × (106 ms, 100 ms)", "no"),
     ],
 )
 def test_a_target_of_mining(render, tmp_path, rows, what, measured, met):
@@ -124,7 +130,17 @@ def test_a_wrong_or_failed_row_meets_nothing(render, tmp_path, more, told):
         {"tla_ops_avx512": None if "error" in more else 1.0}, **more
     )
     found = targets(render, tmp_path, "mine_negatives", rows)
-    assert found["the avx512 path by itself, gaussian", "≤ 1.05 × float32 `mm`"] == told
+    assert found[FLOAT32_PATH] == told
+
+
+def test_a_machine_without_avx512_is_judged_by_avx2(render, tmp_path):
+    rows = mined({"tla_ops_avx512": None}, error="this machine has no avx512")
+    rows += mined({"mm": 100.0, "tla_ops_avx2": 90.0})
+    found = targets(render, tmp_path, "mine_negatives", rows)
+    assert found[FLOAT32_PATH] == ("0.900 × (90 ms, 100 ms)", "yes")
+    rows = mined({"mm": 100.0, "tla_ops_avx2": 90.0, "tla_ops_avx512": 110.0})
+    found = targets(render, tmp_path, "mine_negatives", rows)
+    assert found[FLOAT32_PATH] == ("1.100 × (110 ms, 100 ms)", "no")
 
 
 @pytest.mark.parametrize(("eager", "met"), [(8.0, "yes"), (7.9, "no")])

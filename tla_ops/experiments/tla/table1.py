@@ -15,7 +15,8 @@ NAME = "tla/table1"
 SOURCE_SEED = 1000
 """Added to the seed of the undefended model that transfer attacks. The paper does not say which
 model its black box attack has images from: another one of the same architecture, here."""
-NOTE = "l∞ ball of radius {}, steps of {}. BB: images made on another undefended model."
+NOTE = "l∞ ball of radius {}, steps of {}."
+TRANSFER = " BB: images made on another undefended model."
 OURS = (
     " ALP and TLA's three are trained with statistics: adversarial, which the paper does not "
     "print: it was chosen on training images, see docs/ablation.md."
@@ -33,9 +34,10 @@ def run(lab: Lab) -> Result:
         printed = paper.panel(NAME, setting.paper)
         columns = [*(printed.columns if printed else ()), "autoattack"]
         threats = {name: from_recipe(recipe, name) for name in columns}
-        source = transfer_source(lab, setting)
+        source = None if "transfer" in lab.without else transfer_source(lab, setting)
         block = accuracy_block(lab, NAME, setting, models, threats, source=source)
         note = NOTE.format(recipe.epsilon, recipe.evaluation_step)
+        note += "" if source is None else TRANSFER
         note += OURS if models["tla"].recipe.options.get("statistics", "all") != "all" else ""
         note += "" if "autoattack" in lab.without else AUTOATTACK
         tables.append(joined(heading(lab, setting), [block], worst=True, notes=[note]))
