@@ -6,9 +6,11 @@ python benchmarks/keep_reproduction.py runs/reproduce && python benchmarks/rende
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from harness import RESULTS, dashed, machine
 
@@ -35,9 +37,18 @@ def keep(folder: Path, place: Path | None, commit: str | None = None) -> list[Pa
         path = folder / f"{metrics['budget']}-{target}{seed}.json"
         if path in kept:
             raise SystemExit(f"keep_reproduction: two results would be {path}: remove one's folder")
+        if path.exists() and asked(json.loads(path.read_text(encoding="utf-8"))) != asked(metrics):
+            raise SystemExit(
+                f"keep_reproduction: {path} was made with other options: rename it, or choose "
+                "another --output"
+            )
         kept.append(path)
         write_json(path, metrics)
     return kept
+
+
+def asked(metrics: dict[str, Any]) -> Any:
+    return metrics.get("overrides") or []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

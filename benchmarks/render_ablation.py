@@ -29,7 +29,8 @@ beside what all have changed.
   earlier table of test images (docs/reproduction.md, 600 steps, statistics of all streams) is why
   these runs were made.
 - Minutes are of a machine that others used, too: they are no speeds.
-- PGD: of the checkpoint that held-out images chose; last: of the last step's.
+- PGD: of the checkpoint that held-out images chose; last: of the last step's. Where both are
+  alike, that was the last one, and the choice of checkpoint decided nothing.
 - ±: half of a 95% interval; by Student's t over the seeds or, where there is one, by the normal
   distribution over the images, which leaves out what another seed would change.
 - To its baseline: the mean difference, in points, to the run in brackets with the same seeds:
@@ -85,8 +86,8 @@ def _table(documents: Sequence[dict], name: str) -> Iterator[str]:
     yield (
         f"torch {first['torch']}, {first['threads']} thread, commits {', '.join(commits)}. "
         f"{first['images']} development images; PGD-{attack['steps']}, ε = {attack['epsilon']}, "
-        f"steps of {attack['step']}. A reduced experiment, not the paper's: where a row "
-        "says nothing else, runs have "
+        f"steps of {attack['step']}. {_learned(documents)}A reduced experiment, not the paper's: "
+        "where a row says nothing else, runs have "
         f"{', '.join(first['base'])}.\n"
     )
     yield line(COLUMNS)
@@ -97,6 +98,16 @@ def _table(documents: Sequence[dict], name: str) -> Iterator[str]:
         yield line((variant, *_change(next(iter(runs.values()))), *cells))
     yield f"\n{answer(variants)}"
     yield f"\n![Curves]({name}.svg)\n"
+
+
+def _learned(documents: Sequence[dict]) -> str:
+    """Of how many images runs learn that do not choose their number, by their epochs."""
+    counts = set()
+    for document in documents:
+        last = document["curves"][-1]
+        if last.get("epoch") and "train_images" not in str(document["changed"]):
+            counts.add(round(last["step"] * document["recipe"]["batch"] / last["epoch"], -2))
+    return f"Learned from {max(counts):,.0f} images. " if counts else ""
 
 
 def _change(document: dict) -> tuple[str, str]:
@@ -121,15 +132,18 @@ def answer(variants: dict[str, dict[int, dict]]) -> str:
     signs = {}
     for name, runs in variants.items():
         apart = _differences(runs, variants.get(baseline(name, variants), {}))
-        if name.startswith("tla") and len(apart) > 1:
+        weights = {document["recipe"].get("weight") for document in runs.values()}
+        if name.startswith("tla") and weights != {0.0} and len(apart) > 1:
             signs[name] = beyond(apart)
     above, below = ([name for name in signs if signs[name] == sign] for sign in (1, -1))
-    return (
+    single = [name for name, runs in variants.items() if len(runs) == 1]
+    text = (
         f"Of the runs with triplets that have two seeds or more ({len(signs)}), above their "
         f"baselines beyond the interval: {', '.join(above) or 'none'}; below: "
         f"{', '.join(below) or 'none'}. Of so many intervals of 95%, one in twenty lies beyond by "
         "chance."
     )
+    return text + (f" Of one seed alone: {', '.join(single)}." if single else "")
 
 
 def _differences(runs: dict[int, dict], others: dict[int, dict]) -> list[float]:

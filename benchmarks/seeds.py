@@ -16,9 +16,10 @@ STUDENT = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
 )
 SAME = (
-    "All seeds have the same test images, and what others would change is not in it: of few seeds "
-    "a small interval can be chance."
+    "All seeds have the same test images, and what others would change is not in it ({}): of few "
+    "seeds a small interval can be chance."
 )
+EQUAL, SMALLEST = "all seeds equal", 1e-9  # less is rounding
 BASELINE, OURS = "AT", "TLA"
 
 
@@ -30,10 +31,14 @@ def interval(values: Sequence[float]) -> float | None:
     return quantile * stdev(values) / len(values) ** 0.5
 
 
-def beyond(apart: Sequence[float]) -> int:
-    """1 or -1 where the whole interval of the mean is above or below 0, else 0."""
+def beyond(apart: Sequence[float], number: float = 0) -> int:
+    """1 or -1 where the whole interval of the mean is above or below ``number``, else 0; of seeds
+    that are all equal, which shares of few images can be, nothing is known.
+    """
     half = interval(apart)
-    return 0 if half is None else (mean(apart) > half) - (mean(apart) < -half)
+    if half is None or half < SMALLEST:
+        return 0
+    return (mean(apart) - half > number) - (mean(apart) + half < number)
 
 
 def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
@@ -62,20 +67,31 @@ def seeds_section(documents: Sequence[dict[str, Any]]) -> str:
 
 
 def verdict(tables: Sequence[dict[str, Any]]) -> str:
-    """Whether TLA is above AT by more than the seeds' noise; nothing where it has no row."""
+    """Whether TLA is above AT by more than the seeds' noise, and whether what the paper gains is
+    within it; nothing where it has no row.
+    """
     if OURS not in tables[0]["rows"]:
         return ""
-    signs = []
+    signs, printed = [], []
     for place in range(len(tables[0]["columns"])):
-        pairs = [[table["rows"][row][place]["value"] for row in (OURS, BASELINE)]
-                 for table in tables]  # fmt: skip
-        if any(None in pair for pair in pairs):
+        pairs = [tuple(table["rows"][row][place] for row in (OURS, BASELINE)) for table in tables]
+        if any(cell["value"] is None for pair in pairs for cell in pair):
             continue
-        signs.append(beyond([own - base for own, base in pairs]))
-    return (
+        apart = [own["value"] - base["value"] for own, base in pairs]
+        signs.append(beyond(apart))
+        gain = _gain(*pairs[0])
+        printed += [] if gain is None else [beyond(apart, gain)]
+    text = (
         f"Beyond that interval, {OURS} is above {BASELINE} in {signs.count(1)} of {len(signs)} "
         f"columns, and below it in {signs.count(-1)}."
     )
+    if printed:
+        text += (
+            f" The paper's difference is above the interval in {printed.count(-1)} of "
+            f"{len(printed)} columns and below it in {printed.count(1)}; in the others the seeds "
+            "cannot tell it from ours."
+        )
+    return text
 
 
 def _means(tables: Sequence[dict[str, Any]]) -> Table:
@@ -89,7 +105,8 @@ def _means(tables: Sequence[dict[str, Any]]) -> Table:
         for row in first["rows"]
     }
     note = (
-        f"± in brackets: half of a 95% interval of the mean by Student's t over the seeds. {SAME}"
+        "± in brackets: half of a 95% interval of the mean by Student's t over the seeds. "
+        f"{_same(tables)}"
     )
     return Table(
         first["title"], first["corner"], columns, rows, notes=[note, *first["notes"]]
@@ -121,7 +138,7 @@ def _differences(tables: Sequence[dict[str, Any]]) -> Table:
     title = f"{first['title']}: above {BASELINE}, shares in points, paired by seed"
     note = (
         "± in brackets: half of a 95% interval of the mean difference by Student's t over the "
-        f"seeds. {SAME}"
+        f"seeds. {_same(tables)}"
     )
     return Table(title, first["corner"], columns, rows, notes=[note])
 
@@ -130,11 +147,30 @@ def _difference(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], kind: st
     if any(cell["value"] is None for pair in pairs for cell in pair):
         return Cell(None)
     apart = [own["value"] - base["value"] for own, base in pairs]
-    return Cell(round(_scale(kind) * mean(apart), 9) + 0.0, note=_about(apart, kind))
+    gain = _gain(*pairs[0])
+    paper = None if gain is None else round(_scale(kind) * gain, 9)
+    return Cell(round(_scale(kind) * mean(apart), 9) + 0.0, paper, note=_about(apart, kind))
+
+
+def _gain(own: dict[str, Any], base: dict[str, Any]) -> float | None:
+    """The paper's difference."""
+    printed = own["paper"], base["paper"]
+    return None if None in printed else printed[0] - printed[1]
+
+
+def _same(tables: Sequence[dict[str, Any]]) -> str:
+    """What an interval over seeds leaves out, and how large that is of one of them."""
+    errors = [
+        cell["error"] for table in tables for cells in table["rows"].values() for cell in cells
+        if cell["error"] is not None
+    ]  # fmt: skip
+    about = f"one seed's standard error is up to {100 * max(errors):.1f} points" if errors else ""
+    return SAME.format(about).replace(" ()", "")
 
 
 def _about(values: Sequence[float], kind: str) -> str:
-    return f"± {_scale(kind) * (interval(values) or 0):.2f}"
+    half = interval(values)
+    return EQUAL if half is None or half < SMALLEST else f"± {_scale(kind) * half:.2f}"
 
 
 def _scale(kind: str) -> int:

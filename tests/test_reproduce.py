@@ -121,9 +121,10 @@ def test_what_is_written(output, made):
         assert metrics["overrides"][-2:] == ["images=20", "slow_images=10"]
     assert "steps of 1/25." in str(made["tla-table1"]["tables"][0])
     assert {attack["step"] for attack in made["tla-table1"]["attacks"]} == {"0", "1/25"}
-    (auto,) = (one for one in made["tla-table1"]["tables"][0]["columns"]
-               if one["name"] == "AutoAttack")  # fmt: skip
-    assert "10 images" in str(auto)
+    auto, beside = made["tla-table1"]["tables"][0]["columns"][-2:]
+    assert (auto["name"], beside["name"]) == ("AutoAttack", "PGD")
+    assert "10 images" in auto["note"]
+    assert beside["note"].endswith(", 10 images")  # the same
     names = [run["name"] for run in made["tla-table1"]["parts"][0]["runs"]]
     assert sorted(names) == sorted([*(f"digits-{m}" for m in TARGETS["tla/table1"].methods),
                                     "digits-um"])  # fmt: skip
@@ -209,7 +210,8 @@ def test_columns_that_are_left_out(output, made, tmp_path, capsys):
                           key=lambda page: len(page["tables"][0]["columns"]))  # fmt: skip
     assert whole["tables"] == made["tla-table1"]["tables"]
     assert found["overrides"][-1] == "without=autoattack,mim"
-    out = [column(whole["tables"][0], name) for name in ("AutoAttack", "MIM")]
+    auto = column(whole["tables"][0], "AutoAttack")
+    out = [auto, auto + 1, column(whole["tables"][0], "MIM")]  # with PGD on AutoAttack's images
     for row, cells in whole["tables"][0]["rows"].items():
         left = [cell["value"] for place, cell in enumerate(cells) if place not in out]
         assert [cell["value"] for cell in found["tables"][0]["rows"][row]] == left

@@ -64,6 +64,17 @@ def test_a_commit_is_named_where_there_was_none(keep, tmp_path):
         assert json.loads(path.read_text())["environment"]["commit"] == (commit or "def")
 
 
+def test_a_result_of_other_options_is_not_written_over(keep, tmp_path):
+    for name, options in (("all", []), ("again", []), ("fewer", ["images=20"])):
+        put(tmp_path / name, metrics("tla/fig5", budget="short", overrides=options))
+    place = ["--output", str(tmp_path / "kept")]
+    assert keep.main([str(tmp_path / "all"), *place]) == keep.main(
+        [str(tmp_path / "again"), *place]
+    )
+    with pytest.raises(SystemExit, match=r"short-tla-fig5\.json was made with other options"):
+        keep.main([str(tmp_path / "fewer"), *place])
+
+
 def test_results_of_other_seeds_are_kept_beside_the_first(keep, tmp_path):
     for seed in (0, 3):
         put(tmp_path / f"runs{seed}", metrics("tla/fig5", budget="short", seed=seed))
@@ -82,11 +93,11 @@ def test_the_page(render):
         metrics("tla/table1", title="Accuracy", budget="full"),
     ])  # fmt: skip
     heads = [line for line in page.splitlines() if line.startswith("#")]
-    what = "### What ran"
+    what, older = "### What ran", ", by an older recipe"  # the samples' lack keys
     assert heads == [
-        "# Reproduction", "## Accuracy", what, "## Detection: means over the seeds 0, 3",
-        "## Detection", what, "## Detection, seed 3", what,
-        "## Landscape", what,
+        "# Reproduction", f"## Accuracy{older}", what, "## Detection: means over the seeds 0, 3",
+        f"## Detection{older}", what, f"## Detection, seed 3{older}", what,
+        f"## Landscape{older}", what,
     ]  # fmt: skip
     assert "roc.png" not in page
     assert "Of smoke" not in page
@@ -114,18 +125,25 @@ def with_values(seed, at, tla, **more):
 def test_seeds_have_their_means_first(render):
     made = [with_values(0, 0.90, 0.93), with_values(1, 0.80, 0.81), with_values(2, 0.70, 0.72)]
     text = render(made)
-    means, first = text.index("## Accuracy: means over the seeds 0, 1, 2"), text.index("seed 1\n")
+    means, first = (
+        text.index("## Accuracy: means over the seeds 0, 1, 2"),
+        text.index("seed 1, by an"),
+    )
     assert means < first
     # Of .9, .8, .7 and of 3, 1, 2 points the standard deviations are .1 and 1 point.
-    at = "| AT | 98.00% (paper 99.00%, -1.00; ± 0.00) | 80.00% (paper 96.58%, -16.58; ± 24.84) |"
-    assert at in text.replace("**", "")
-    assert "| TLA | 0.00 (± 0.00) | +2.00 (± 2.48) |" in text
+    at = "98.00% (paper 99.00%, -1.00; all seeds equal) | 80.00% (paper 96.58%, -16.58; ± 24.84) |"
+    assert f"| AT | {at}" in text.replace("**", "")
+    assert "| TLA | 0.00 (all seeds equal) | +2.00 (paper +1.06, +0.94; ± 2.48) |" in text
     assert text.count("means over the seeds") == 1
     said = "Beyond that interval, TLA is above AT in {} of 2 columns, and below it in {}."
     assert said.format(0, 0) in text
     for gain, counts in ((0.02, (1, 0)), (-0.02, (0, 1))):
         apart = [with_values(seed, 0.9, 0.9 + gain + seed / 1e4) for seed in range(3)]
-        assert said.format(*counts) in render(apart)
+        text = render(apart)
+        assert said.format(*counts) in text
+        above, below = (0, 1) if gain > 0.0106 else (1, 0)
+        paper = f"The paper's difference is above the interval in {above} of 1 columns and below it"
+        assert f"{paper} in {below}" in text
 
 
 def test_other_runs_are_no_seeds_of_this_one(render):
@@ -151,7 +169,7 @@ def test_other_runs_are_no_seeds_of_this_one(render):
 
 def test_a_value_that_one_seed_lacks(render):
     text = render([with_values(0, 0.9, 0.9), with_values(1, 0.9, None)])
-    assert "| TLA | 0.00 (± 0.00) | – |" in text
+    assert "| TLA | 0.00 (all seeds equal) | – |" in text
 
 
 def test_runs_of_a_recipe_that_has_changed_since(render):

@@ -13,7 +13,7 @@ OPTIONS = ("images", "slow_images", "without")
 """What a result's overrides have that is no recipe's key."""
 LABELS = {
     "smoke": "Smoke run: not a result",
-    "short": "Short run: less training or fewer images than in the paper",
+    "short": "Short run, not the paper's: less training, fewer images or a smaller network",
     "full": "Full run",
 }
 
@@ -103,8 +103,9 @@ def run_name(run: dict[str, Any]) -> str:
 
 
 def run_facts(run: dict[str, Any]) -> list[str]:
-    """A run's steps, time, seed and checkpoint, those that it has."""
+    """A run's steps, the checkpoint's among them, time, seed and checkpoint, those that it has."""
     texts = [f"{run['steps']} steps"] if run.get("steps") is not None else []
+    texts += [f"best at {run['best_step']}"] if run.get("best_step") else []
     texts += [duration(run["seconds"])] if run.get("seconds") is not None else []
     texts += [f"seed {run['seed']}"] if run.get("seed") is not None else []
     return texts + ([run["checkpoint"]] if run.get("checkpoint") else [])

@@ -11,6 +11,7 @@ from tla_ops.experiments.lab import Lab, Setting, Trained
 from tla_ops.experiments.tables import Cell, Column, Table
 from tla_ops.experiments.threat import SLOW, Threat, from_recipe
 from tla_ops.experiments.tla.names import ATTACKS, DATASETS, METHODS
+from tla_ops.training.image_set import ImageSet
 from tla_ops.training.recipe import Recipe, RecipeError, load_recipe
 
 
@@ -49,18 +50,19 @@ def accuracy_block(
     *,
     source: Trained | None = None,
     group: str = "",
+    beside: Mapping[str, str] | None = None,
 ) -> Block:
     """Accuracy of models, by method, under threats, by the paper's columns for ``target``.
 
     ``source`` is the model that "transfer" attacks. What the lab is without has no column. Slow
-    attacks meet fewer images where the budget says so, and the column's head says how many.
+    attacks meet fewer images where the budget says so, and the column's head says how many;
+    beside such a column stands another attack, on the same images, if ``beside`` names one for it.
     """
     rows: dict[str, list[Cell]] = {METHODS[method]: [] for method in models}
     columns = []
-    for name, threat in threats.items():
-        if name in lab.without:
-            continue
-        images = lab.test(setting, threat.kind in SLOW)
+
+    def column(name: str, images: ImageSet, printed: bool = True) -> None:
+        threat = threats[name]
         head = [threat.within(lab.budget).effort()]
         if len(images) < len(lab.test(setting)):
             head.append(f"{len(images)} images")
@@ -68,8 +70,17 @@ def accuracy_block(
         for method, trained in models.items():
             other = source if threat.kind == "transfer" else None
             row = lab.accuracy(trained, threat, images, other)
-            printed = paper.value(target, setting.paper, method, name)
-            rows[METHODS[method]].append(Cell(row["accuracy"], printed, row["standard_error"]))
+            known = paper.value(target, setting.paper, method, name) if printed else None
+            rows[METHODS[method]].append(Cell(row["accuracy"], known, row["standard_error"]))
+
+    for name, threat in threats.items():
+        if name in lab.without:
+            continue
+        images = lab.test(setting, threat.kind in SLOW)
+        column(name, images)
+        other = (beside or {}).get(name, "")
+        if other in threats and len(images) < len(lab.test(setting)):
+            column(other, images, printed=False)
     return Block(columns, rows)
 
 

@@ -35,7 +35,9 @@ def run(lab: Lab) -> Result:
         columns = [*(printed.columns if printed else ()), "autoattack"]
         threats = {name: from_recipe(recipe, name) for name in columns}
         source = None if "transfer" in lab.without else transfer_source(lab, setting)
-        block = accuracy_block(lab, NAME, setting, models, threats, source=source)
+        block = accuracy_block(
+            lab, NAME, setting, models, threats, source=source, beside={"autoattack": "pgd"}
+        )
         note = NOTE.format(recipe.epsilon, recipe.evaluation_step)
         note += "" if source is None else TRANSFER
         note += OURS if models["tla"].recipe.options.get("statistics", "all") != "all" else ""
