@@ -25,7 +25,8 @@ first their means. What an older recipe made says so. Smoke runs are left out: C
 Minutes are of machines that others used, too: they are no speeds. [Does the triplet loss
 help?](ablation.md) has runs that differ in one thing each, in search of why TLA is not above AT.
 MNIST's `statistics: adversarial` was chosen there, on training images; it was looked for because an
-older table, of 200 of the test images, had TLA far below AT.
+older table, of 200 of the test images, had TLA far below AT. Where a target stands twice, its
+models are others each time: what was changed, and on what processor, stands with each.
 """
 
 
@@ -45,7 +46,19 @@ def reproduction_page(documents: list[dict]) -> str:
         )
     )  # fmt: skip
     parts = [INTRO]
-    for alike in _alike(made):
+    groups = sorted(
+        _alike(made),
+        key=lambda group: (
+            order.index(group[0]["experiment"]), bool(_since(group[0])), -len(group),
+        ),
+    )  # fmt: skip
+    seen = set()
+    for alike in groups:
+        name = alike[0]["experiment"]
+        other = name in seen and not _since(alike[0])
+        seen.add(name)
+        if other:
+            alike = [one | {"title": f"{one['title']}, with other options"} for one in alike]
         parts += [seeds_section(alike), *map(_section, alike)]
     if not made:
         parts.append("Nothing has been made beyond smoke runs.")

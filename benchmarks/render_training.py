@@ -8,6 +8,8 @@ from typing import Any
 
 from render_latency import line
 
+from tla_ops.training.recipe import load_recipe
+
 INTRO = """# Training
 
 Rendered by `benchmarks/render.py` from `benchmarks/results/`; nothing below is typed by hand.
@@ -162,6 +164,12 @@ def run_tables(document: dict) -> list[str]:
     return lines
 
 
+def _is_older(recipe: dict[str, Any]) -> bool:
+    """Whether today's recipe of that name has statistics of its own, which this one had not."""
+    today = load_recipe(recipe["name"]).as_dict().get("statistics")
+    return today is not None and today != recipe.get("statistics")
+
+
 def _data_set(data: str, runs: dict[str, Any], document: dict) -> Iterator[str]:
     first = next(iter(runs.values()))
     recipe = first["recipe"]
@@ -169,6 +177,9 @@ def _data_set(data: str, runs: dict[str, Any], document: dict) -> Iterator[str]:
     yield f"### {data}{smoke}\n"
     yield "; ".join(first["notes"]) + ".\n"
     yield f"Changed in the recipes: {', '.join(first['changed'])}.\n"
+    older = [name for name, run in runs.items() if _is_older(run["recipe"])]
+    if older:
+        yield f"Of an older recipe, without `statistics: adversarial`: {', '.join(older)}.\n"
     names = list(first["attacks"])
 
     def head(name: str) -> str:
