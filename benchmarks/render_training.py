@@ -164,9 +164,9 @@ def run_tables(document: dict) -> list[str]:
     return lines
 
 
-def _is_older(recipe: dict[str, Any]) -> bool:
+def _is_older(name: str, recipe: dict[str, Any]) -> bool:
     """Whether today's recipe of that name has statistics of its own, which this one had not."""
-    today = load_recipe(recipe["name"]).as_dict().get("statistics")
+    today = load_recipe(name).as_dict().get("statistics")
     return today is not None and today != recipe.get("statistics")
 
 
@@ -177,7 +177,7 @@ def _data_set(data: str, runs: dict[str, Any], document: dict) -> Iterator[str]:
     yield f"### {data}{smoke}\n"
     yield "; ".join(first["notes"]) + ".\n"
     yield f"Changed in the recipes: {', '.join(first['changed'])}.\n"
-    older = [name for name, run in runs.items() if _is_older(run["recipe"])]
+    older = [name for name, run in runs.items() if _is_older(name, run["recipe"])]
     if older:
         yield f"Of an older recipe, without `statistics: adversarial`: {', '.join(older)}.\n"
     names = list(first["attacks"])
