@@ -40,11 +40,7 @@ def reproduction_page(documents: list[dict]) -> str:
         for document in documents
         if document["budget"] != "smoke" and document["experiment"] in order
     ]
-    made.sort(
-        key=lambda document: (
-            order.index(document["experiment"]), bool(_since(document)), document.get("seed", 0),
-        )
-    )  # fmt: skip
+    made.sort(key=lambda document: document.get("seed", 0))
     parts = [INTRO]
     groups = sorted(
         _alike(made),

@@ -39,7 +39,7 @@ output folder:
 - **The attack takes the time**: 7 to 40 passes a step. Training attacks a twin of the model
   (`tla_ops/training/fast.py`): eval mode, batch normalisations folded, channels last, weights
   without gradients, in float32 or, with `fast_attack: bfloat16`, in half the width, for processors
-  with instructions for it (others take several times as long); on CUDA the attack is captured as a
+  with instructions for it (for others float32 is the faster); on CUDA the attack is captured as a
   graph, which is compared with the eager attack before it is used. No GPU has run that graph yet.
 - **Processes**: `torchrun --nproc-per-node N -m tla_ops train …`; `batch` is shared among them.
 """

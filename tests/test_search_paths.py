@@ -205,9 +205,8 @@ def test_steps_that_add_up_to_the_bound(most, rounded, swap):
         c[first, 1:256], c[first, 256:511] = step, -step
         c[second, 1:256], c[second, 256:510] = -step, step
         c[first, 255] = 2 * step
-        c[first, 0] = c[second, 0] = (
-            127 / 16 * step
-        )  # nearer than zeros, in steps of which 16 are 2
+        # Nearer than zeros, in steps of which 16 are 2.
+        c[first, 0] = c[second, 0] = 127 / 16 * step
     else:
         c[first, 1:509], c[second, 1:509] = step * down, step * up
         c[first, 509] = 2 * step

@@ -79,7 +79,7 @@ def accuracy_block(
         images = lab.test(setting, threat.kind in SLOW)
         column(name, images)
         other = (beside or {}).get(name, "")
-        if other in threats and len(images) < len(lab.test(setting)):
+        if other in threats and other not in lab.without and len(images) < len(lab.test(setting)):
             column(other, images, printed=False)
     return Block(columns, rows)
 
