@@ -48,8 +48,8 @@ def _mining(what: str, number: float, limits: str, **more: str) -> Target:
 
 
 SCREEN = (
-    "the screen's rate (the matrix unit's in bfloat16, or the vector units' in integers of 8 or 16 "
-    "bits) against theirs in float32; next, packing and reading the candidates and comparing scores"
+    "the screen's rate (the matrix unit's in integers of 8 bits, or the vector units' of 8 or 16) "
+    "against theirs in float32; next, packing and reading the candidates and comparing scores"
 )
 SECOND_LOOK = (
     "the second look, in float32, at candidates that the screen's error bound cannot tell from the "
@@ -73,8 +73,8 @@ MINING_TARGETS = [
     _mining("exact, copies (all candidates one row)", 1.2, SECOND_LOOK, data="copies"),
     _mining(
         "bfloat16 features, gaussian", 0.11,
-        "the screen's rate; then comparing scores. Half as many bytes are read; the matrix unit "
-        "multiplies them as they lie",
+        "the screen's rate; next, packing the candidates, of which half as many bytes are read, "
+        "and comparing scores",
         dtype="bfloat16", against="mm_float32",
     ),
     _mining(

@@ -13,14 +13,13 @@
 
 namespace tla {
 
-// The matrix unit with bfloat16, which Linux has to be asked for once a process.
+// The matrix unit with integers of 8 bits, which Linux has to be asked for once a process.
 inline bool cpu_runs_amx() {
 #if defined(__x86_64__) && defined(__linux__)
-  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+  constexpr unsigned kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kAmxBf16 | kAmxTile)) != (kAmxBf16 | kAmxTile)) return false;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || (a & kAvx512Bf16) == 0) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kAmxTile | kAmxInt8)) != (kAmxTile | kAmxInt8)) return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
@@ -35,7 +34,7 @@ inline bool cpu_runs(std::string_view isa) {
   const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29)) != 0;
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
   if (isa == "avx2" || isa == "avx2_int16") return avx2;
-  if (isa == "amx") return cpu_runs("avx512") && cpu_runs_amx();
+  if (isa == "amx") return cpu_runs("avx512_vnni") && cpu_runs_amx();
   if (isa == "avx512_vnni") {
     constexpr unsigned kAvx512Vnni = 1u << 11;
     return cpu_runs("avx512") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kAvx512Vnni) != 0;

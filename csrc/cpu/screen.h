@@ -58,6 +58,7 @@ struct Candidates {
   const float *scale, *offset;
   const int32_t *sum, *code;
   float by_size, by_lost, rest;
+  Rows next;  // the rows that are packed next, where they can be fetched meanwhile
 };
 
 struct Hit {
@@ -65,7 +66,7 @@ struct Hit {
   int16_t anchor, candidate;
 };
 
-inline constexpr int64_t kScratch = 2 * kPanel * kPanel;  // floats
+inline constexpr int64_t kScratch = 2 * kPanel * kPanel;  // integers
 
 // What an instruction set brings. Panels and `scratch` start on cache lines.
 struct Unit {
@@ -77,7 +78,7 @@ struct Unit {
   // One anchor a lane, so that scores come out with anchors side by side.
   void (*pack_anchors)(const Rows& rows, const Center& center, char* panel, Facts& facts);
   // Writes the hits, panel of anchors by panel, and returns their number; `hits` has room for all pairs.
-  int64_t (*scan)(const Anchors& anchors, const Candidates& candidates, float* scratch, Hit* hits);
+  int64_t (*scan)(const Anchors& anchors, const Candidates& candidates, int32_t* scratch, Hit* hits);
 
   int64_t panel_bytes(int64_t d) const { return (d + columns - 1) / columns * 64 * kPanel; }
 };

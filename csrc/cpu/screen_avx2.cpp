@@ -34,12 +34,10 @@ class Product {
   int64_t lines() const { return lines_; }
 
   template <class Between>
-  void multiply(int64_t panel, float* scores, const Between&) const {
+  void multiply(int64_t panel, int32_t* products, const Between&) const {
     // Half the anchors stay in the first-level cache while all candidates of the panel pass.
     for (int64_t half = 0; half < kPanel; half += kTogether) {
       const char* const anchors = a_.rows + (panel * kPanel + half) * lines_ * 64;
-      const float* const scales = a_.scale + panel * kPanel + half;
-      const Floats scale[2] = {load(scales), load(scales + 8)};
       for (int64_t j = 0; j < kPanel; j += kRows) {
         Ints sums[kRows][2];
         for (int64_t r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm256_setzero_si256();
@@ -60,8 +58,7 @@ class Product {
             }
           }
         for (int64_t r = 0; r < kRows; ++r)
-          for (int64_t h = 0; h < 2; ++h)
-            store(scores + (j + r) * kPanel + half + 8 * h, screen::multiply(to_floats(sums[r][h]), scale[h]));
+          for (int64_t h = 0; h < 2; ++h) store(products + (j + r) * kPanel + half + 8 * h, sums[r][h]);
       }
     }
   }

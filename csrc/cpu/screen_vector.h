@@ -19,7 +19,7 @@ using Mask = __mmask16;
 
 inline Floats load(const float* p) { return _mm512_loadu_ps(p); }
 inline Ints load(const int32_t* p) { return _mm512_loadu_si512(p); }
-inline void store(float* p, Floats x) { _mm512_store_ps(p, x); }
+inline void store(int32_t* p, Ints x) { _mm512_store_si512(p, x); }
 inline void store(void* p, Line line) { _mm512_store_si512(p, line); }
 inline Floats all(float x) { return _mm512_set1_ps(x); }
 inline Ints all(int32_t x) { return _mm512_set1_epi32(x); }
@@ -36,6 +36,7 @@ inline float sum_of(Floats x) { return _mm512_reduce_add_ps(x); }
 inline float largest_of(Floats x) { return _mm512_reduce_max_ps(x); }
 inline Ints nearest(Floats x) { return _mm512_cvtps_epi32(x); }
 inline Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
+inline Floats beyond_nearest(Floats x, Ints) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT); }
 // (x & keep) ^ flip, of the bits.
 inline Floats keep_and_flip(Floats x, Ints keep, Ints flip) {
   return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_castps_si512(x), keep, flip, 0x6a));
@@ -62,6 +63,12 @@ Floats load(const char* row, int64_t at, Mask mask) {
     return kType == Type::kBFloat16 ? widen(half) : _mm512_cvtph_ps(half);
   }
 }
+template <Type kType>
+[[gnu::always_inline]] inline Floats load(const char* row, int64_t at) {
+  if constexpr (kType == Type::kFloat32) return _mm512_loadu_ps(row + 4 * at);
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 2 * at));
+  return kType == Type::kBFloat16 ? widen(half) : _mm512_cvtph_ps(half);
+}
 inline Mask mask(int64_t left) { return left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
 
 // Elements from `at` on of a row of d.
@@ -79,7 +86,7 @@ using Mask = uint32_t;
 
 inline Floats load(const float* p) { return _mm256_loadu_ps(p); }
 inline Ints load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-inline void store(float* p, Floats x) { _mm256_store_ps(p, x); }
+inline void store(int32_t* p, Ints x) { _mm256_store_si256(reinterpret_cast<__m256i*>(p), x); }
 inline void store(void* p, Line line) {
   _mm256_store_si256(static_cast<__m256i*>(p), line.half[0]);
   _mm256_store_si256(static_cast<__m256i*>(p) + 1, line.half[1]);
@@ -107,6 +114,7 @@ inline float largest_of(Floats x) {
 }
 inline Ints nearest(Floats x) { return _mm256_cvtps_epi32(x); }
 inline Floats to_floats(Ints x) { return _mm256_cvtepi32_ps(x); }
+inline Floats beyond_nearest(Floats x, Ints nearest) { return _mm256_sub_ps(x, _mm256_cvtepi32_ps(nearest)); }
 inline Floats keep_and_flip(Floats x, Ints keep, Ints flip) {
   return _mm256_xor_ps(_mm256_and_ps(x, _mm256_castsi256_ps(keep)), _mm256_castsi256_ps(flip));
 }
@@ -118,21 +126,20 @@ inline Mask and_not_above(Mask mask, Floats a, Floats b) { return mask & bits(_m
 inline uint32_t join(const Mask (&part)[4]) { return part[0] | part[1] << 8 | part[2] << 16 | part[3] << 24; }
 
 template <Type kType>
+[[gnu::always_inline]] inline Floats load(const char* row, int64_t at) {
+  if constexpr (kType == Type::kFloat32) return _mm256_loadu_ps(reinterpret_cast<const float*>(row) + at);
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * at));
+  return kType == Type::kBFloat16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))
+                                  : _mm256_cvtph_ps(half);
+}
+// Elements from `at` on of a row of d, zeros beyond.
+template <Type kType>
 [[gnu::always_inline]] inline Floats load_some(const char* row, int64_t at, int64_t d) {
+  if (at + 8 <= d) return load<kType>(row, at);
   constexpr int64_t size = kType == Type::kFloat32 ? 4 : 2;
   char there[8 * size] = {};
-  const char* from = row + size * at;
-  if (at + 8 > d) {
-    if (at < d) std::memcpy(there, from, size * (d - at));
-    from = there;
-  }
-  if constexpr (kType == Type::kFloat32) {
-    return _mm256_loadu_ps(reinterpret_cast<const float*>(from));
-  } else {
-    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    return kType == Type::kBFloat16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))
-                                    : _mm256_cvtph_ps(half);
-  }
+  if (at < d) std::memcpy(there, row + size * at, size * (d - at));
+  return load<kType>(there, 0);
 }
 #endif
 

@@ -1,24 +1,9 @@
 // AVX-512 VNNI: products of integers of 8 bits, a row's in steps of its own, added up without error.
-#include "screen_integers.h"
+#include "screen_int8.h"
 #include "screen_scan.h"
 
 namespace tla::cpu::screen {
 namespace {
-
-struct Int8 {
-  static constexpr float most(int64_t) { return 127; }
-
-  static Line line(const Ints (&part)[4]) {
-    return _mm512_packs_epi16(_mm512_packs_epi32(part[0], part[1]), _mm512_packs_epi32(part[2], part[3]));
-  }
-
-  struct Sum {
-    __m512i sums = _mm512_setzero_si512();
-    void add(Line line) { sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), line); }
-    int32_t total() const { return _mm512_reduce_add_epi32(sums); }
-  };
-};
-using Format = Whole<Int8>;
 
 // The instruction takes one side's bytes without a sign: anchors have kShift added, which a candidate's sum takes away.
 constexpr int kShift = 128;
@@ -38,11 +23,9 @@ class Product {
   int64_t lines() const { return lines_; }
 
   template <class Between>
-  void multiply(int64_t panel, float* scores, const Between&) const {
+  void multiply(int64_t panel, int32_t* products, const Between&) const {
     constexpr int64_t kRows = 8;
     const char* const anchors = a_.rows + panel * lines_ * 2 * kTile;
-    const __m512 scale[2] = {_mm512_loadu_ps(a_.scale + panel * kPanel),
-                             _mm512_loadu_ps(a_.scale + panel * kPanel + 16)};
     for (int64_t j = 0; j < kPanel; j += kRows) {
       __m512i sums[kRows][2];
       for (int64_t r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = _mm512_set1_epi32(-kShift * c_.sum[j + r]);
@@ -59,8 +42,7 @@ class Product {
           }
         }
       for (int64_t r = 0; r < kRows; ++r)
-        for (int64_t h = 0; h < 2; ++h)
-          _mm512_store_ps(scores + (j + r) * kPanel + 16 * h, _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][h]), scale[h]));
+        for (int64_t h = 0; h < 2; ++h) _mm512_store_si512(products + (j + r) * kPanel + 16 * h, sums[r][h]);
     }
   }
 

@@ -51,7 +51,7 @@ class ScreenedAnchors {
         panels_(ceil_div(count, screen::kPanel)),
         rows_(panels_ * unit.panel_bytes(search.dim())) {
     const int64_t n = panels_ * screen::kPanel, d = search.dim();
-    for (std::vector<float>* v : {&scale_, &offset_, &size_, &lost_, &own_, &limit_}) v->assign(n, 0);
+    for (std::vector<float>* v : {&scale_, &offset_, &square_, &size_, &lost_, &own_, &limit_}) v->assign(n, 0);
     best_.assign(n, -std::numeric_limits<float>::infinity());
     code_.assign(n, 0);
     equal_.assign(panels_, 0);
@@ -94,15 +94,23 @@ class ScreenedAnchors {
   float error(int64_t i, float by_size, float by_lost, float rest) const {
     return own_[i] + rest + size_[i] * by_size + lost_[i] * by_lost;
   }
-  float limit(int64_t i) const { return limit_[i]; }
   float best(int64_t i) const { return best_[i]; }
-  void improve(int64_t i, float score) {
-    if (score > best_[i]) best_[i] = score;
+  // Of what anchor i has picked so far, which no candidate of a lower score can be.
+  template <class T>
+  void learn(int64_t i, const Anchor<T>& a, const Search<T>& search) {
+    if (a.settled()) return void(alive_[i / screen::kPanel] &= ~(1u << i % screen::kPanel));
+    if (a.best.index < 0) return;
+    const float score = score_at(search.metric, square_[i], a.best.distance);
+    best_[i] = search.farthest ? -score : score;
   }
-  void settle(int64_t i) { alive_[i / screen::kPanel] &= ~(1u << i % screen::kPanel); }
   bool alive(int64_t i) const { return alive_[i / screen::kPanel] >> i % screen::kPanel & 1; }
 
  private:
+  // Of a candidate at such a distance from an anchor of |v|^2 = `square`.
+  static double score_at(Metric metric, double square, double distance) {
+    return metric == Metric::kEuclidean ? 0.5 * (square - distance * distance) : 1 - distance;
+  }
+
   template <class T>
   void set(const Search<T>& search, const Center& center, int64_t query, int64_t i, const screen::Facts& facts,
            int64_t lane) {
@@ -111,6 +119,7 @@ class ScreenedAnchors {
     const Query& q = search.queries[query];
     const bool euclidean = metric == Metric::kEuclidean;
     scale_[i] = facts.scale[lane];
+    square_[i] = facts.size[lane];
     size_[i] = row.size;
     lost_[i] = row.lost;
     // <x, y> = <v, w> + <center, v> + |center|^2 + <center, w>. Euclidean scores are <v, w> - |w|^2 / 2: what they lack
@@ -119,7 +128,7 @@ class ScreenedAnchors {
     own_[i] = euclidean ? static_cast<float>(errors_.distance * facts.size[lane]) + row.size * row.converted : 0;
     double limit = std::numeric_limits<double>::infinity();
     if (std::isfinite(q.above)) {
-      limit = euclidean ? 0.5 * (facts.size[lane] - q.above * q.above) : 1 - q.above;
+      limit = score_at(metric, facts.size[lane], q.above);
       // A limit that float cannot hold leaves the anchor to be decided by distances.
       if (!(std::fabs(limit) < kHugeSquaredNorm<float>)) offset_[i] = std::numeric_limits<float>::quiet_NaN();
     }
@@ -132,7 +141,7 @@ class ScreenedAnchors {
   const ScreenErrors errors_;
   const int64_t panels_;
   const Aligned<char> rows_;
-  std::vector<float> scale_, offset_, size_, lost_, own_, limit_, best_;
+  std::vector<float> scale_, offset_, square_, size_, lost_, own_, limit_, best_;
   std::vector<int32_t> code_;
   std::vector<uint32_t> equal_, alive_;
 };

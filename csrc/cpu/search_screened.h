@@ -2,6 +2,8 @@
 // decide.
 #pragma once
 
+#include <utility>
+
 #include "screened_anchors.h"
 
 namespace tla::cpu {
@@ -58,14 +60,15 @@ class ScreenTask {
         block_(search.gather_anchors(first, count, buffer_)),
         anchors_(search.make_anchors(block_, first, count, picks)),
         screened_(unit, search, center, block_, first, count),
-        lists_(count) {}
+        lists_(count),
+        leaders_(count, -1) {}
 
   // Returns where it stopped: before the end where candidates crowd so close that looking at all of them pays.
   int64_t run(int64_t begin, int64_t end) {
     constexpr int64_t kPanel = screen::kPanel, kFirst = 16 * kPanel, kEarly = 128 * kPanel;
     const int64_t d = search_.dim(), count = anchors_.size();
     const Aligned<char> panel(pool_ ? 0 : unit_.panel_bytes(d));
-    const Aligned<float> scratch(screen::kScratch);
+    const Aligned<int32_t> scratch(screen::kScratch);
     const std::unique_ptr<screen::Hit[]> hits = uninitialized<screen::Hit>(screened_.panels() * kPanel * kPanel);
     RowsToPack rows(search_.candidates);
     screen::Facts measured;
@@ -79,9 +82,12 @@ class ScreenTask {
       if (!pool_) unit_.pack_candidates(rows.consecutive(c, n), center_.view(search_.metric), panel.data(), measured);
       const screen::Facts& facts = pool_ ? pool_->facts(c / kPanel) : measured;
       set_candidates(facts, c, n);
+      const int64_t after = from(c + kPanel);
+      screen::Rows next;
+      if (!pool_ && after < end) next = rows.in_place(after, std::min(kPanel, end - after));
       const int64_t found = unit_.scan(screened_.view(limited_, search_.farthest, search_.metric, d),
                                        {pool_ ? pool_->panel(c / kPanel) : panel.data(), scale_, offset_, facts.sum,
-                                        code_, by_size_, by_lost_, rest_},
+                                        code_, by_size_, by_lost_, rest_, next},
                                        scratch.data(), hits.get());
       // The first panels, which set the limits, say nothing of how close candidates are.
       const int64_t seen = c - begin;
@@ -90,7 +96,7 @@ class ScreenTask {
       else
         looked_at += list(hits.get(), found, c);
       if (seen <= kFirst) looked_at = 0;
-      c = from(c + kPanel);
+      c = after;
       if (seen > kFirst && looked_at > (seen - kFirst) * count / 5) break;
     }
     for (int64_t i = 0; i < count; ++i) flush(i);
@@ -127,36 +133,61 @@ class ScreenTask {
     rest_ = static_cast<float>(1.001 * (rest + errors_.flushed));
   }
 
-  // Whether a hit still is one, of a candidate that the anchor may pick. Where that is certain, its score counts.
-  bool passes(const screen::Hit& hit, int64_t c, float& error) {
+  // Whether a hit still is one, of a candidate that the anchor may pick.
+  bool passes(const screen::Hit& hit, int64_t c, float& error) const {
     if (!screened_.alive(hit.anchor)) return false;
     error = screened_.error(hit.anchor, by_size_, by_lost_, rest_);
     if (hit.score + error < screened_.best(hit.anchor)) return false;
-    const int64_t candidate = c + hit.candidate;
-    if (!anchors_[hit.anchor].query.rule.allows(candidate, code_[hit.candidate])) return false;
-    if (hit.score + error < screened_.limit(hit.anchor)) screened_.improve(hit.anchor, hit.score - error);
-    return true;
+    return anchors_[hit.anchor].query.rule.allows(c + hit.candidate, code_[hit.candidate]);
   }
 
-  int64_t list(const screen::Hit* hits, int64_t found, int64_t c) {
-    int64_t looked_at = 0;
+  int64_t list(screen::Hit* hits, int64_t found, int64_t c) {
+    int64_t looked_at = look_at_leaders(hits, found, c);
     float error;
     for (int64_t h = 0; h < found; ++h) {
       const screen::Hit& hit = hits[h];
-      if (!passes(hit, c, error)) continue;
       const int64_t i = hit.anchor;
+      if (i == kLookedAt || !passes(hit, c, error)) continue;
       if (lists_.full(i) && lists_.compact(i, screened_.best(i)) > Lists::kRoom / 2) looked_at += flush(i);
       lists_.add(i, hit.score + error, c + hit.candidate);
     }
     return looked_at;
   }
 
+  // Of each anchor's hits the one that is probably its best so far. The distance rules out more than the score would,
+  // which may be off.
+  int64_t look_at_leaders(screen::Hit* hits, int64_t found, int64_t c) {
+    float error;
+    for (int64_t h = 0; h < found; ++h) {
+      const int64_t i = hits[h].anchor;
+      int32_t& leader = leaders_[i];
+      const float most = leader < 0 ? screened_.best(i) : hits[leader].score;
+      if (!(hits[h].score > most) || !passes(hits[h], c, error)) continue;
+      if (leader < 0) led_.push_back(i);
+      leader = static_cast<int32_t>(h);
+    }
+    for (const int64_t i : led_) {
+      screen::Hit& hit = hits[std::exchange(leaders_[i], -1)];
+      const int64_t candidate = c + hit.candidate;
+      look(i, &candidate, 1);
+      hit.anchor = kLookedAt;
+    }
+    const int64_t looked_at = led_.size();
+    led_.clear();
+    return looked_at;
+  }
+
   // Looks at what is listed for anchor i.
   int64_t flush(int64_t i) {
-    Anchor<T>& a = anchors_[i];
     lists_.compact(i, screened_.best(i));
     int64_t candidates[Lists::kRoom];
-    const int64_t n = lists_.take(i, candidates);
+    const int32_t n = lists_.take(i, candidates);
+    look(i, candidates, n);
+    return n;
+  }
+
+  void look(int64_t i, const int64_t* candidates, int64_t n) {
+    Anchor<T>& a = anchors_[i];
     const Matrix& m = search_.candidates;
     if (!m.contiguous_rows<T>() && converted_.empty()) converted_.resize(Lists::kRoom * m.cols);
     const T* rows[Lists::kRoom];
@@ -165,8 +196,7 @@ class ScreenTask {
     tile_kernels<T>().look(sum_of(search_.metric), a.x, rows, n, m.cols, sums, squares);
     for (int64_t k = 0; k < n; ++k)
       search_.decide(a, candidates[k], sums[k], rows[k], squared_norm_from(squares[k], rows[k], m.cols));
-    if (a.settled()) screened_.settle(i);
-    return n;
+    screened_.learn(i, a, search_);
   }
 
   // Looks at a crowded panel's hits at once, while its rows are near.
@@ -193,7 +223,7 @@ class ScreenTask {
         for (int64_t k = 0; k < count; ++k) {
           Anchor<T>& a = anchors_[list[begin + k]];
           search_.decide(a, c + j, sums[k], y, y2);
-          if (a.settled()) screened_.settle(list[begin + k]);
+          screened_.learn(list[begin + k], a, search_);
         }
         looked_at += count;
       }
@@ -213,6 +243,9 @@ class ScreenTask {
   ScreenedAnchors screened_;
   Lists lists_;
   std::vector<int32_t> by_candidate_[screen::kPanel];
+  static constexpr int16_t kLookedAt = -1;  // in place of a hit's anchor
+  std::vector<int32_t> leaders_;            // an anchor's hit, while hits are gone through; -1: none
+  std::vector<int64_t> led_;                // the anchors that have one
   // The panel's candidates.
   float scale_[screen::kPanel], offset_[screen::kPanel], by_size_ = 0, by_lost_ = 0, rest_ = 0;
   int32_t code_[screen::kPanel];
