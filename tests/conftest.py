@@ -1,7 +1,9 @@
 """Fixtures and the hypothesis profile. Tests run against the installed package."""
 
+import importlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 import torch
@@ -16,6 +18,13 @@ settings.register_profile(
     "tla_ops", deadline=None, database=None, derandomize=bool(os.environ.get("CI"))
 )
 settings.load_profile("tla_ops")
+
+
+def pytest_configure(config):
+    """ART's first import on a machine writes a file, at which workers would surprise each other."""
+    if not hasattr(config, "workerinput"):
+        with suppress(ImportError):
+            importlib.import_module("art.config")
 
 
 # Session scope is what tests under hypothesis may use.
