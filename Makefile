@@ -106,12 +106,12 @@ gpu-train: ## training on a GPU, likewise: tests, steps timed, short runs on MNI
 	  $(if $(ONLY),--only $(ONLY)) $(if $(COMMIT),--commit $(COMMIT))
 
 .PHONY: gpu-reproduce
-gpu-reproduce: ## tables of the papers on a GPU, likewise; TARGETS=tla/table1 DATASETS=mnist BUDGET=short SEEDS=0,1 (with commas) IMAGES=10000 SLOW_IMAGES=1000 WITHOUT=autoattack SECONDS=520 SET='key=value ...' DATA=folder RESULTS=folder ONLY=step,step COMMIT=name
+gpu-reproduce: ## tables of the papers on a GPU, likewise; TARGETS=tla/table1 DATASETS=mnist BUDGET=short SEEDS=0,1 (with commas) IMAGES=10000 SLOW_IMAGES=1000 WITHOUT=autoattack METHODS=at,tla SECONDS=520 SET='key=value ...' DATA=folder RESULTS=folder ONLY=step,step COMMIT=name
 	@$(PYTHON) tools/gpu_reproduce.py $(if $(TARGETS),--targets "$(TARGETS)") $(if $(DATASETS),--datasets "$(DATASETS)") \
 	  $(if $(BUDGET),--budget $(BUDGET)) $(if $(SEEDS),--seeds "$(SEEDS)") \
 	  $(if $(SECONDS),--seconds $(SECONDS)) \
 	  $(if $(IMAGES),--images $(IMAGES)) $(if $(SLOW_IMAGES),--slow-images $(SLOW_IMAGES)) \
-	  $(if $(WITHOUT),--without $(WITHOUT)) $(foreach set,$(SET),--set $(set)) \
+	  $(if $(WITHOUT),--without $(WITHOUT)) $(if $(METHODS),--methods $(METHODS)) $(foreach set,$(SET),--set $(set)) \
 	  $(if $(DATA),--data "$(DATA)") $(if $(RESULTS),--results "$(RESULTS)") $(if $(ONLY),--only $(ONLY)) \
 	  $(if $(COMMIT),--commit $(COMMIT))
 

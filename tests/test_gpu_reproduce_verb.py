@@ -69,7 +69,7 @@ def test_what_is_asked_for(listed, data):
     assert "reproduce tla/table1 tla/table5 --budget full --datasets mnist,cifar10 --seed 7" in text
     assert "--commit abc" in text
     assert "images" not in text
-    more = "--images 10000 --slow-images 1000 --without autoattack,mim"
+    more = "--images 10000 --slow-images 1000 --without autoattack,mim --methods at,tla"
     lines = listed(*more.split(), tla_data=str(data))
     assert sum(more in line for line in lines) == 2
     assert names(listed("--only", "seed-1,keep")) == ["seed-1", "keep"]
@@ -84,7 +84,7 @@ def test_commands_parse(verb, monkeypatch, data):
     steps = []
     monkeypatch.setattr(verb.gpu, "probe", lambda: {"error": ["no torch"]})
     monkeypatch.setattr(verb.gpu, "show", steps.extend)
-    options = ["--data", str(data), "--set", "max_steps=3", "--images", "20", "--slow-images", "10"]
+    options = ["--data", str(data), "--set", "max_steps=3", "--images", "20", "--methods", "at,tla"]
     assert verb.main(["--dry-run", *options]) == 0
     commands = [list(map(str, step.command)) for step in steps]
     parsed = [c[c.index("tla_ops") + 1 :] for c in commands if "tla_ops" in c]

@@ -219,6 +219,25 @@ def test_columns_that_are_left_out(output, made, tmp_path, capsys):
     assert "AutoAttack" not in str(found["tables"])
 
 
+def test_rows_that_are_chosen(output, made, tmp_path, capsys):
+    shutil.copytree(output, tmp_path / "runs")
+    arguments = ["tla/table1", "tla/table3", "--methods", "tla, at"]
+    assert reproduce(*arguments, output=tmp_path / "runs") == 0
+    assert "training" not in capsys.readouterr().err
+    for name in ("tla-table1", "tla-table3"):
+        pages = (tmp_path / "runs").glob(f"smoke/{name}-*/metrics.json")
+        found = map(json.loads, map(Path.read_text, pages))
+        (page,) = (page for page in found if page["overrides"][-1:] == ["methods=tla,at"])
+        (table,), (whole,) = page["tables"], made[name]["tables"]
+        assert table["columns"] == whole["columns"]
+        assert list(table["rows"]) == ["AT", "TLA"]
+        for row, cells in table["rows"].items():
+            kept = [[cell[key] for key in ("value", "paper", "error")] for cell in cells]
+            expected = whole["rows"][row]  # whose marks are among more rows
+            assert kept == [[cell[key] for key in ("value", "paper", "error")] for cell in expected]
+        assert table["notes"] == whole["notes"]
+
+
 def test_a_second_run_finds_everything(output, made, capsys, monkeypatch):
     monkeypatch.setattr(trainer, "train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr("tla_ops.experiments.lab.Lab._attacked", lambda *_: pytest.fail("attacked"))
@@ -412,6 +431,12 @@ def test_the_list_and_errors_need_no_extra(tmp_path):
         (["tla/table1", "--without", "clean"], "--without: must be of fgsm, bim, "),
         (["tla/table1", "--without", "autoattack,mimm"], "--without: must be of fgsm, bim, "),
         (["tla/table5", "--without", "mim"], "--without: only tla/table1, tla/table3, "),
+        (["tla/table1", "--methods", "at,tl"], "--methods: must be of um, at, alp, "),
+        (["tla/table5", "--methods", "at"], "--methods: only tla/table1, tla/table3, "),
+        (
+            ["tla/table1", "tla/table3", "--methods", "um,tla-rn"],
+            "--methods must have one of at, alp, tla for tla/table3, got um,tla-rn",
+        ),
         (["tla/table5", "--seed", "-1"], "--seed"),
         (["tla/table5", "--seed", str(2**64)], "--seed"),
         (["tla/table5", "--device", "abacus"], "--device"),

@@ -1,8 +1,8 @@
 """Tables of the papers on a GPU, in commands of under nine minutes without a network.
 
     python3 tools/gpu_reproduce.py [--targets tla/table1] [--datasets mnist] [--budget short]
-        [--seeds 0,1] [--images N] [--slow-images N] [--without NAME,...] [--set KEY=VALUE]
-        [--data DIR] [--results DIR] [--only STEP,STEP] [--dry-run]
+        [--seeds 0,1] [--images N] [--slow-images N] [--without NAME,...] [--methods NAME,...]
+        [--set KEY=VALUE] [--data DIR] [--results DIR] [--only STEP,STEP] [--dry-run]
 
 `make gpu-reproduce`. Builds as `make gpu` does, unless that is done; times the parts of a training
 step, once; then `tla-ops reproduce`, a seed after the other; then puts every table that is finished
@@ -25,7 +25,7 @@ from steps import Step, stop_on_sigterm
 
 PARTS = {"mnist": ("lenet", 40, 60.0), "cifar10": ("wrn", 7, 120.0)}
 """Of a data set: the model and the steps of attack whose training steps are timed, and a limit."""
-PASSED = ("--images", "--slow-images", "--without")
+PASSED = ("--images", "--slow-images", "--without", "--methods")
 KEEPING = 20.0
 """Seconds at the end that no other step may take."""
 NEEDED = TRAINING | gpu.IMAGES | {"matplotlib": "matplotlib"}

@@ -41,6 +41,8 @@ def add(verbs: Any) -> None:
         "tla-ops reproduce tla/table1 --budget short --datasets mnist --data data",
         "tla-ops reproduce tla/table1 --budget short --datasets mnist --data data \\",
         "    --set model_options.width=0.25 --set max_steps=600 --images 500",
+        "tla-ops reproduce tla/table1 --budget short --datasets cifar10 --data data \\",
+        "    --methods at,tla --without autoattack",
         "tla-ops reproduce tla/table5 tla/fig5 --budget full --data hub --device cuda",
         "tla-ops reproduce at2l/app-table4 --budget short --datasets cifar10-cats-dogs --data data",
         "tla-ops reproduce tla at2l && tla-ops report runs/reproduce",
@@ -93,6 +95,13 @@ def add(verbs: Any) -> None:
         "pgd20r, mim, transfer, autoattack, jsma, pgd_l2, cw_l2, deepfool",
     )
     option(
+        "--methods",
+        type=_methods,
+        metavar="NAME,...",
+        help="rows of those tables, and what is trained for them: of um, at, alp, tla-rn, tla-sa, "
+        "tla (default: the paper's)",
+    )
+    option(
         "--set",
         action="append",
         default=[],
@@ -109,8 +118,17 @@ def add(verbs: Any) -> None:
 def _attacks(text: str) -> list[str]:
     from tla_ops.experiments.tla.names import ATTACKS
 
+    return _among(text, [name for name in ATTACKS if name != "clean"])
+
+
+def _methods(text: str) -> list[str]:
+    from tla_ops.experiments.tla.names import METHODS
+
+    return _among(text, list(METHODS))
+
+
+def _among(text: str, known: list[str]) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    known = [name for name in ATTACKS if name != "clean"]
     if unknown := [name for name in names if name not in known]:
         raise argparse.ArgumentTypeError(f"must be of {', '.join(known)}: {unknown[0]!r}")
     return names
@@ -128,8 +146,11 @@ def run(args: argparse.Namespace) -> Outcome:
     except ValueError as error:
         raise BadUsage(str(error)) from error
     targets = _with_data(args, targets)
-    if args.without and not ATTACKED & {target.name for target in targets}:
+    tables = [target for target in targets if target.name in ATTACKED]
+    if args.without and not tables:
         raise BadUsage(f"--without: only {', '.join(sorted(ATTACKED))} have columns of attacks")
+    if args.methods is not None:
+        _check_rows(args.methods, tables)
     need(args.name, "yaml", "lightning", "sklearn", "matplotlib")
     need(args.name, *{extra for target in targets for extra in target.extras})
     check_folder(args.output)
@@ -154,6 +175,7 @@ def run(args: argparse.Namespace) -> Outcome:
         images=args.images,
         slow_images=args.slow_images,
         without=args.without,
+        methods=args.methods,
         seed=args.seed,
     )
     made = {}
@@ -170,6 +192,20 @@ def run(args: argparse.Namespace) -> Outcome:
         raise CommandError(str(error)) from error
     places = {target.name: lab.place(target.folder) for target in targets}
     return Outcome(made, lambda: _text(made, places))
+
+
+def _check_rows(methods: list[str], tables: list[Any]) -> None:
+    """Every table has a row."""
+    from tla_ops.experiments.targets import ATTACKED
+
+    if not tables:
+        raise BadUsage(f"--methods: only {', '.join(sorted(ATTACKED))} have rows to choose")
+    for table in tables:
+        if not set(methods) & set(table.methods):
+            raise BadUsage(
+                f"--methods must have one of {', '.join(table.methods)} for {table.name}, "
+                f"got {','.join(methods)}"
+            )
 
 
 def _with_data(args: argparse.Namespace, targets: list[Any]) -> list[Any]:

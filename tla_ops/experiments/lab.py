@@ -78,6 +78,7 @@ class Lab:
         images: test images that are attacked, over the budget's; ``slow_images``, of those, how
             many meet the slow attacks, over the budget's.
         without: attacks whose columns accuracy tables leave out, by their names there.
+        methods: the rows that accuracy tables have of theirs; None: all.
         seed: of trainings and attacks.
         say: is told what is being done, a line each.
     """
@@ -94,6 +95,7 @@ class Lab:
         images: int | None = None,
         slow_images: int | None = None,
         without: Sequence[str] = (),
+        methods: Sequence[str] | None = None,
         seed: int = 0,
         say: Callable[[str], None] | None = None,
     ) -> None:
@@ -107,6 +109,8 @@ class Lab:
         self.changes = [*self.overrides, *(f"{name}={count}" for name, count in given.items())]
         self.without = tuple(without)
         self.changes += [f"without={','.join(self.without)}"] if self.without else []
+        self.methods = methods
+        self.changes += [f"methods={','.join(methods)}"] if methods is not None else []
         self.seed = seed
         self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
         self._load = load
@@ -155,6 +159,10 @@ class Lab:
             for name in chosen
             if name in papers or stands_for(name, papers)
         ]
+
+    def rows(self, methods: Sequence[str]) -> list[str]:
+        """The methods that an accuracy table has, of its own ones."""
+        return [name for name in methods if self.methods is None or name in self.methods]
 
     def dataset(self, name: str) -> Dataset:
         if name not in self._datasets:

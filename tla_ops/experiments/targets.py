@@ -21,7 +21,7 @@ AT2L = ("cats-vs-dogs", "mnist", "cifar10")
 TORCHVISION = dict.fromkeys(("cats-vs-dogs", "cifar10-cats-dogs", "cifar10"), "torchvision")
 """Data sets that AT2L has torchvision's networks for."""
 ATTACKED = {"tla/table1", "tla/table3", "tla/table4"}
-"""Tables with a column an attack, which `--without` can leave out."""
+"""Tables of methods by attacks, of which `--methods` and `--without` choose rows and columns."""
 ORIGINALS = {"imagenet": "timm", "cifar10": "torchvision"}
 """What the networks behind random layers, and those in their place, are made with."""
 

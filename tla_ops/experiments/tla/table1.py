@@ -29,8 +29,8 @@ AUTOATTACK = (
 def run(lab: Lab) -> Result:
     tables = []
     for setting in lab.settings(ALL):
-        models = {method: lab.trained(setting, method) for method in TABLE1}
-        recipe = models["at"].recipe
+        models = {method: lab.trained(setting, method) for method in lab.rows(TABLE1)}
+        recipe = lab.recipe(setting.dataset, "at")
         printed = paper.panel(NAME, setting.paper)
         columns = [*(printed.columns if printed else ()), "autoattack"]
         threats = {name: from_recipe(recipe, name) for name in columns}
@@ -40,7 +40,8 @@ def run(lab: Lab) -> Result:
         )
         note = NOTE.format(recipe.epsilon, recipe.evaluation_step)
         note += "" if source is None else TRANSFER
-        note += OURS if models["tla"].recipe.options.get("statistics", "all") != "all" else ""
+        statistics = [model.recipe.options.get("statistics", "all") for model in models.values()]
+        note += OURS if "adversarial" in statistics else ""
         note += "" if "autoattack" in lab.without else AUTOATTACK
         tables.append(joined(heading(lab, setting), [block], worst=True, notes=[note]))
     return Result(tables)

@@ -24,7 +24,7 @@ NOTES = (
 def run(lab: Lab) -> Result:
     blocks = []
     for setting in lab.settings(("mnist", "cifar10")):
-        models = {method: lab.trained(setting, method) for method in THREE}
+        models = {method: lab.trained(setting, method) for method in lab.rows(THREE)}
         blocks.append(
             accuracy_block(lab, NAME, setting, models, threats(lab, setting), group=named(setting))
         )

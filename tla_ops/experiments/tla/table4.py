@@ -25,8 +25,9 @@ def run(lab: Lab) -> Result:
     blocks = []
     for setting in lab.settings(("mnist", "cifar10")):
         variation = VARIATIONS[setting.paper]
-        models = {method: lab.trained(setting, method, *variation) for method in FOUR}
-        recipe, printed = models["at"].recipe, paper.panel(NAME, setting.paper)
+        models = {method: lab.trained(setting, method, *variation) for method in lab.rows(FOUR)}
+        recipe = lab.recipe(setting.dataset, "at", *variation)
+        printed = paper.panel(NAME, setting.paper)
         columns = printed.columns if printed else ()
         # Its one PGD has the steps of Table 1's longer one.
         threats = {
