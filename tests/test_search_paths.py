@@ -1,7 +1,7 @@
 """Each path of the CPU's search, reached on purpose, picks what its own distances say.
 
 The screen lists what it cannot rule out and looks at it when a list is full or at the end; from
-the 513th candidate on it looks at crowded panels (of 32) at once; where all are crowded it hands
+the 4097th candidate on it looks at crowded panels (of 32) at once; where all are crowded it hands
 the rest to tiles. Every instruction set gets the same problems: without a screen there are the
 tiles alone.
 """
@@ -87,26 +87,26 @@ def test_lists_fill_and_are_flushed(metric, dtype):
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE, HALF], ids=str)
 @pytest.mark.parametrize("metric", METRICS)
 def test_crowded_panels_are_decided_at_once(metric, dtype):
-    """Three panels of 100 hold the anchors' neighbours: too few to leave the screen.
+    """Three panels of 200 hold the anchors' neighbours: too few to leave the screen.
 
     A candidate that hits more than 64 anchors is looked at in several steps.
     """
     a, near = cluster(100, 96, 70, 1e-2 if dtype == HALF else 1e-6)
-    c = randn(3200, 70, seed=5)
-    c[800:832], c[2016:2048], c[3136:3168] = near[:32], near[32:64], near[64:]
-    c[3140] = c[2017] = c[805]  # copies
+    c = randn(6400, 70, seed=5)
+    c[800:832], c[5216:5248], c[6336:6368] = near[:32], near[32:64], near[64:]
+    c[6340] = c[5217] = c[805]  # copies
     a[0] = c[805]
     a, c = a.to(dtype), c.to(dtype)
     check(a, c, metric, positive=middle(a, c, metric, 40))
     check(-a, c, metric)
 
 
-@pytest.mark.parametrize("first", [3, 500, 700])
+@pytest.mark.parametrize("first", [3, 700, 4999])
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_first_nan_wins_listed_or_decided_at_once(metric, first):
     """A NaN hits every anchor, so that its panel is crowded; an earlier one may be listed."""
-    a, c = randn(40, 70).float(), randn(2100, 70, seed=1).float()
-    c[first, 5] = c[1000] = c[2099, 0] = torch.nan
+    a, c = randn(40, 70).float(), randn(6400, 70, seed=1).float()
+    c[first, 5] = c[1000] = c[5000] = c[6399, 0] = torch.nan
     check(a, c, metric)
     a[7, 0] = torch.nan
     a[8, 0] = torch.inf
@@ -277,6 +277,20 @@ def test_rows_of_any_size_beyond_what_the_screen_knows(metric):
         check(a, c, metric, positive=torch.full((24,), 1900))
         c = (scale * randn(700, 64) * 10 ** randn(700, 1, seed=1)).float()
         check(a, c, metric, positive=torch.arange(24))
+
+
+@pytest.mark.parametrize("metric", ["angular", "cosine"])
+def test_rows_that_barely_have_a_direction(metric):
+    """Whether a squared norm reaches 1e-24 is for the sums that decide to say."""
+    u = randn(1, 640)
+    u /= u.norm()
+    c = randn(128, 640, seed=1)
+    c -= c @ u.T * u
+    # Without a direction a row is farther than these, with u's it is nearer.
+    c = c / c.norm(dim=1, keepdim=True) + u
+    for k in range(-24, 24):
+        c[70] = 1e-12 * (1 + k * 2.0**-25) * u
+        check(u.expand(24, 640).float(), c.float(), metric)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE, HALF, torch.bfloat16], ids=str)

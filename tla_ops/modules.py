@@ -168,7 +168,7 @@ class FeatureBank(nn.Module):
         """:func:`tla_ops.mine_negatives` among the bank's rows, which stay packed between calls.
 
         On a CPU with AMX, AVX-512 VNNI or AVX2 alone the rows are kept as these read them, so that
-        only what is enqueued is converted again: about 2 bytes (AVX-512 VNNI: one) of memory an
+        only what is enqueued is converted again: one byte (AVX2: two) of memory an
         element for the cosines, and as much for euclidean. Elsewhere this is the function itself.
 
         Args:

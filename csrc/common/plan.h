@@ -61,7 +61,7 @@ inline SearchPlan plan_search(int64_t anchors, int64_t candidates, int64_t dim, 
     plan.anchor_block = std::clamp<int64_t>(kBlockBytes / row_bytes / 32 * 32, 32, 1024);
     plan.tile = 16;
   } else {
-    // Anchors in two bytes (or one) an element stay in the second-level cache, a panel of candidates in the first.
+    // Anchors in at most two bytes an element stay in the second-level cache, a panel of candidates in the first.
     constexpr int64_t kBlockBytes = 1280 * 1024;
     plan.anchor_block = std::clamp<int64_t>(kBlockBytes / (2 * dim) / 32 * 32, 32, 1024);
     plan.tile = 32;

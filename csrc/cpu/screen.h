@@ -70,7 +70,7 @@ inline constexpr int64_t kScratch = 2 * kPanel * kPanel;  // integers
 
 // What an instruction set brings. Panels and `scratch` start on cache lines.
 struct Unit {
-  int64_t format;   // of its panels: no two are alike
+  int64_t format;   // of its panels, by which packed ones are known; every unit has its own
   int64_t columns;  // of a row in 64 bytes of a panel
   int64_t anchors;  // fewer are searched as fast without it, where candidates have yet to be packed
   // Rows beyond the last one are zeros.
