@@ -53,28 +53,20 @@ inline Floats widen(__m256i bfloat16) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bfloat16), 16));
 }
 
-// Elements from `at` on, zeros where `mask` has none.
-template <Type kType>
-Floats load(const char* row, int64_t at, Mask mask) {
-  if constexpr (kType == Type::kFloat32) {
-    return _mm512_maskz_loadu_ps(mask, row + 4 * at);
-  } else {
-    const __m256i half = _mm256_maskz_loadu_epi16(mask, row + 2 * at);
-    return kType == Type::kBFloat16 ? widen(half) : _mm512_cvtph_ps(half);
-  }
-}
 template <Type kType>
 [[gnu::always_inline]] inline Floats load(const char* row, int64_t at) {
   if constexpr (kType == Type::kFloat32) return _mm512_loadu_ps(row + 4 * at);
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 2 * at));
   return kType == Type::kBFloat16 ? widen(half) : _mm512_cvtph_ps(half);
 }
-inline Mask mask(int64_t left) { return left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0; }
-
-// Elements from `at` on of a row of d.
+// Elements from `at` on of a row of d, zeros beyond.
 template <Type kType>
 [[gnu::always_inline]] inline Floats load_some(const char* row, int64_t at, int64_t d) {
-  return load<kType>(row, at, at + 16 <= d ? 0xffff : mask(d - at));
+  const int64_t left = d - at;
+  const Mask mask = left >= 16 ? 0xffff : left > 0 ? (1u << left) - 1 : 0;
+  if constexpr (kType == Type::kFloat32) return _mm512_maskz_loadu_ps(mask, row + 4 * at);
+  const __m256i half = _mm256_maskz_loadu_epi16(mask, row + 2 * at);
+  return kType == Type::kBFloat16 ? widen(half) : _mm512_cvtph_ps(half);
 }
 #else
 using Floats = __m256;
